@@ -1,0 +1,161 @@
+"""One call of one entry: its output kept until acknowledged, its input until received, whoever is attached."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from bento.config import CHUNK_BYTES
+from bento.errors import ProtocolError
+from bento.protocol.inner import ACKNOWLEDGE_BYTES, INPUT_WINDOW_BYTES
+from bento.protocol.messages import Acknowledge, Input, Message, Output, Raise, Return
+from bento.protocol.offsets import Inbox, Outbox
+
+
+class Invocation:
+    """The streams of one call. The function's thread writes and reads; a session's two threads move the bytes.
+
+    Every method may be called from any thread. A session is known by an object of its own; the newest replaces the
+    one before.
+    """
+
+    def __init__(self, buffer_bytes: int) -> None:
+        self._buffer_bytes = buffer_bytes
+        self._changed = threading.Condition()
+        self._outbox = Outbox()
+        self._inbox = Inbox()
+        self._pending = bytearray()
+        self._consumed = 0
+        self._acknowledged = 0
+        self._input_ended = False
+        self._outcome: Return | Raise | None = None
+        self._session: object | None = None
+        self._detach: Callable[[], None] = lambda: None
+        self.is_done = False
+        """Whether the client has acknowledged the end, so that all may be forgotten."""
+
+    # --- the function's side ---
+
+    def send(self, data: bytes) -> None:
+        """Add output; blocks while the buffer is full of what nobody has acknowledged."""
+        view = memoryview(data)
+        while view:
+            with self._changed:
+                self._changed.wait_for(lambda: self._outbox.held_bytes < self._buffer_bytes)
+                room = self._buffer_bytes - self._outbox.held_bytes
+                self._outbox.append(view[:room])
+                self._changed.notify_all()
+            view = view[room:]
+
+    def recv(self) -> bytes:
+        """The input that has come, at least a byte; blocks for it; b"" at its end."""
+        with self._changed:
+            self._changed.wait_for(self._has_input)
+            data = bytes(self._pending)
+            self._pending.clear()
+            self._consumed += len(data)
+            self._changed.notify_all()
+            return data
+
+    def poll(self, timeout_s: float) -> bool:
+        """Whether `recv` would not block, within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(self._has_input, timeout_s)
+
+    def finish(self, outcome: Callable[[int], Return | Raise]) -> None:
+        """Set how it ended; `outcome` gets the offset behind the last byte of output."""
+        with self._changed:
+            self._outcome = outcome(self._outbox.end)
+            self._changed.notify_all()
+
+    # --- a session's side ---
+
+    @property
+    def is_finished(self) -> bool:
+        with self._changed:
+            return self._outcome is not None
+
+    def attach(self, session: object, received: int, detach: Callable[[], None]) -> int:
+        """Make `session` the one attached, from output offset `received` on; the one before gets its `detach` called.
+
+        Returns: how many bytes of input have arrived.
+        Raises: ProtocolError if that output is forgotten already.
+        """
+        with self._changed:
+            self._outbox.read(received, 0)
+            before, self._session, self._detach = self._detach, session, detach
+            position = self._inbox.position
+            self._changed.notify_all()
+        before()
+        return position
+
+    def accept(self, message: Input | Acknowledge) -> None:
+        """Take what the client sent."""
+        with self._changed:
+            if isinstance(message, Acknowledge):
+                self._outbox.acknowledge(message.offset)
+                self.is_done = message.end and self._outcome is not None
+            else:
+                self._pending += self._inbox.accept(message.offset, message.data)
+                self._input_ended |= message.end
+                if len(self._pending) > INPUT_WINDOW_BYTES:
+                    raise ProtocolError(f"more than {INPUT_WINDOW_BYTES} bytes of input that nobody acknowledged")
+            self._changed.notify_all()
+
+    def next_message(self, session: object, sent: int) -> Message | None:
+        """What `session` is to send next, of whose stream output up to `sent` has been sent; blocks until there is
+        something. None when nothing more will come: it was replaced, or the end is acknowledged.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_due(session, sent))
+            if session is not self._session or self.is_done:
+                return None
+            if self._outbox.end > sent:
+                return Output(sent, self._outbox.read(sent, CHUNK_BYTES))
+            if self._is_acknowledgement_due():
+                self._acknowledged = self._consumed
+                return Acknowledge(self._consumed)
+            return self._outcome
+
+    def leave(self, session: object) -> None:
+        """The session's connection is gone; the invocation goes on."""
+        with self._changed:
+            if session is self._session:
+                self._session, self._detach = None, lambda: None
+            self._changed.notify_all()
+
+    def wait_until_over(self, session: object) -> None:
+        """Block until the end is acknowledged or `session` is no longer attached."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_done or session is not self._session)
+
+    def _has_input(self) -> bool:
+        return bool(self._pending) or self._input_ended
+
+    def _is_due(self, session: object, sent: int) -> bool:
+        if session is not self._session or self.is_done or self._outbox.end > sent or self._outcome is not None:
+            return True
+        return self._is_acknowledgement_due()
+
+    def _is_acknowledgement_due(self) -> bool:
+        unsaid = self._consumed - self._acknowledged
+        return unsaid >= ACKNOWLEDGE_BYTES or (unsaid > 0 and not self._pending)
+
+
+def raised(error: BaseException, most_chars: int) -> Callable[[int], Raise]:
+    """The Raise for an exception: its type and message, nothing of the box. Memory and disk name their limit."""
+    rule = "memory_bytes" if isinstance(error, MemoryError) else ""
+    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+        rule = "storage_bytes"
+    name, text = type(error).__name__, _text(error)[:most_chars]
+    return lambda offset: Raise(offset, name, text, rule)
+
+
+def returned(value: Any) -> Callable[[int], Return]:
+    return lambda offset: Return(offset, value)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - a function's own __str__ may do anything
+        return ""

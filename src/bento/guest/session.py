@@ -1,0 +1,138 @@
+"""One client's stream: a thread that reads it, and while it is attached one that writes."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bento.errors import BentoError, NoSuchInstance
+from bento.protocol.framing import encode_frame
+from bento.protocol.inner import LoaderSide
+from bento.protocol.messages import (
+    Acknowledge,
+    InnerRequest,
+    Input,
+    Invoke,
+    Load,
+    Loaded,
+    Message,
+    Output,
+    Raise,
+    Refused,
+    Resume,
+    Resumed,
+)
+
+if TYPE_CHECKING:
+    from bento.guest.invocation import Invocation
+    from bento.guest.loader import Loader
+
+_READ_BYTES = 64 * 1024
+
+
+class Session:
+    """A stream until it closes. `may_load` is true for the stream of the client that spawned."""
+
+    def __init__(self, stream: socket.socket, loader: "Loader", may_load: bool) -> None:
+        self._stream = stream
+        self._loader = loader
+        self._may_load = may_load
+        self._writing = threading.Lock()
+        self._invocation: Invocation | None = None
+
+    def run(self) -> None:
+        """Read to the end of the stream. Errors are answered; nothing is raised."""
+        try:
+            side = LoaderSide()
+            while data := self._stream.recv(_READ_BYTES):
+                for message in side.receive(data):
+                    self._handle(message)
+        except BentoError as error:
+            self._end_with(Refused(error.code, error.message, error.hint))
+        except RuntimeError as error:  # no thread, or no place for an invocation
+            self._end_with(Raise(0, "RuntimeError", str(error), rule="threads"))
+        except OSError:
+            pass  # the circuit broke: the client comes again
+        finally:
+            if self._invocation is not None:
+                self._invocation.leave(self)
+            self._close()
+
+    def _handle(self, message: InnerRequest) -> None:
+        match message:
+            case Load():
+                answer = self._loader.load(message, self._may_load)
+                self._send(answer) if isinstance(answer, Loaded) else self._end_with(answer)
+            case Invoke():
+                self._attach(self._loader.invoke(message), 0)
+            case Resume():
+                found = self._loader.find(message)
+                if found is None:
+                    raise NoSuchInstance("no such invocation: it is over, or never was", hint="invoke again")
+                self._attach(found, message.received)
+            case Input() | Acknowledge() if self._invocation is not None:
+                self._invocation.accept(message)
+                if self._invocation.is_done:
+                    self._shutdown()
+            case _:
+                pass
+
+    def _attach(self, invocation: "Invocation", received: int) -> None:
+        position = invocation.attach(self, received, self._shutdown)
+        self._invocation = invocation
+        self._send(Resumed(position))
+        start_thread(lambda: self._write(invocation, received))
+
+    def _write(self, invocation: "Invocation", sent: int) -> None:
+        try:
+            while message := invocation.next_message(self, sent):
+                self._send(message)
+                if isinstance(message, Output):
+                    sent += len(message.data)
+                elif not isinstance(message, Acknowledge):
+                    invocation.wait_until_over(self)
+        except OSError:
+            invocation.leave(self)
+        self._shutdown()
+
+    def _send(self, message: Message) -> None:
+        with self._writing:
+            self._stream.sendall(encode_frame(message))
+
+    def _end_with(self, message: Message) -> None:
+        try:
+            self._send(message)
+            self._stream.shutdown(socket.SHUT_WR)
+            # What is unread would turn the close into a reset, and that would overtake the answer.
+            self._stream.settimeout(_LINGER_S)
+            while self._stream.recv(_READ_BYTES):
+                pass
+        except OSError:
+            pass
+
+    def _shutdown(self) -> None:
+        """End both directions: the box holds a duplicate, so closing alone would not."""
+        with contextlib.suppress(OSError):
+            self._stream.shutdown(socket.SHUT_RDWR)
+
+    def _close(self) -> None:
+        self._shutdown()
+        self._stream.close()
+
+
+_LINGER_S = 10
+"""Enough for a flight that is still in the circuit; a client that goes on talking is cut."""
+
+_SESSION_STACK_BYTES = 256 * 1024
+"""These threads only move bytes."""
+
+
+def start_thread(target: Callable[[], None], stack_bytes: int = _SESSION_STACK_BYTES) -> None:
+    """Start a daemon thread with its own size of stack."""
+    with _starting:
+        threading.stack_size(stack_bytes)
+        threading.Thread(target=target, daemon=True).start()
+
+
+_starting = threading.Lock()

@@ -1,0 +1,78 @@
+"""What a box and one of its instances say to each other over the instance's control socket: one message a packet,
+some with a descriptor beside it (SCM_RIGHTS). Local to a host, so not part of the wire; the box trusts none of it.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from bento.errors import ProtocolError
+
+MAX_PACKET_BYTES = 4096
+"""A host name has at most 255 bytes; nothing longer is said here."""
+
+MAX_DIALS = 32
+"""Dials of one instance under way at once: a page's resources, not a scan."""
+
+
+class Packet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="t"):
+    """What all of them are."""
+
+
+class Begin(Packet, frozen=True, tag="begin"):
+    """Box to instance, first and once, with the spawning client's connection beside it."""
+
+    buffer_bytes: int
+
+
+class Attach(Packet, frozen=True, tag="attach"):
+    """Box to instance, with a further client's connection beside it."""
+
+
+class Dial(Packet, frozen=True, tag="dial"):
+    """Instance to box: connect to a host name or an address."""
+
+    id: int
+    host: str
+    port: int
+
+
+class Dialled(Packet, frozen=True, tag="dialled"):
+    """Box to instance, with the connected descriptor beside it."""
+
+    id: int
+
+
+class DialFailed(Packet, frozen=True, tag="dial-failed"):
+    """Box to instance. `error` says which of Python's exceptions people expect."""
+
+    id: int
+    error: Literal["denied", "refused", "timeout", "unreachable", "name", "busy"]
+    message: str
+
+
+class Unavailable(Packet, frozen=True, tag="unavailable"):
+    """Reaper to instance, in the box's place while its server is gone: whatever was asked has failed."""
+
+
+FromBox = Begin | Attach | Dialled | DialFailed | Unavailable
+
+_encoder = msgspec.msgpack.Encoder()
+_from_box: msgspec.msgpack.Decoder[FromBox] = msgspec.msgpack.Decoder(FromBox)
+_from_instance = msgspec.msgpack.Decoder(Dial)
+
+
+def encode_packet(packet: Packet) -> bytes:
+    return _encoder.encode(packet)
+
+
+def decode_from_box(data: bytes) -> FromBox:
+    return _from_box.decode(data)
+
+
+def decode_from_instance(data: bytes) -> Dial:
+    """ProtocolError for anything but a request: what an instance sends is hostile."""
+    try:
+        return _from_instance.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ProtocolError(f"not a request of an instance: {error}") from None
