@@ -52,7 +52,7 @@ def _without_tor() -> str | None:
 def _without_namespaces() -> str | None:
     as_user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     if _output_of("unshare", *as_user, "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "true") is None:
-        return "the kernel gives this user no namespaces (run as root, or allow unprivileged user namespaces)"
+        return "unshare fails: this user gets no namespaces here (run as root, or allow unprivileged user namespaces)"
     return None
 
 
