@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from stem.exit_policy import ExitPolicy
+from stem.exit_policy import ExitPolicy, ExitPolicyRule
 
 from bento.errors import ConfigError
 
@@ -47,7 +47,11 @@ def why_not_dialled(facts: RelayFacts, address: str, port: int) -> str | None:
         return f"{found} is not a public address"
     if (str(found), port) in facts.listeners:
         return f"{found}:{port} is a Tor relay"
-    if not is_accepted(facts.policy, str(found), port):
+    try:
+        is_open = is_accepted(facts.policy, str(found), port)
+    except ValueError:
+        return "the relay's exit policy can't be read"
+    if not is_open:
         return f"the relay's exit policy rejects {found}:{port}"
     return None
 
@@ -82,7 +86,7 @@ def verify_rules(rules: Sequence[str]) -> None:
     """Check that each line is a rule of an exit policy; ConfigError names the first that is not."""
     for rule in rules:
         try:
-            ExitPolicy(rule)
+            ExitPolicyRule(rule)
         except ValueError as error:
             raise ConfigError(f"not a rule: {rule!r}: {error}", hint='write it as in a torrc: "accept *:443"') from None
 

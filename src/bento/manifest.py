@@ -113,19 +113,16 @@ class Destination:
             raise ManifestError(f"not a range of ports: {text!r}", hint="ports run from 1 to 65535, or * for all")
         return Destination(found["host"].strip("[]").lower().rstrip("."), low, high)
 
-    def has_port(self, port: int) -> bool:
-        return self.low <= port <= self.high
-
-    def is_for(self, host: str, address: str, port: int) -> bool:
-        """Whether it covers a connection to `host` (as the function named it), resolved to `address`."""
-        if not self.has_port(port):
+    def is_for(self, host: str, port: int) -> bool:
+        """Whether it covers a connection to `host` as the function named it. A network covers addresses, no names."""
+        if not self.low <= port <= self.high:
             return False
         host = host.lower().rstrip(".")
-        if self.host == "*" or self.host == host:
+        if self.host in ("*", host):
             return True
         if self.host.startswith("*."):
             return host.endswith(self.host[1:])
         try:
-            return ipaddress.ip_address(address) in ipaddress.ip_network(self.host, strict=False)
+            return ipaddress.ip_address(host) in ipaddress.ip_network(self.host, strict=False)
         except ValueError:
             return False

@@ -79,9 +79,9 @@ class Loader:
         match packet:
             case Begin() if descriptor is not None:
                 self._buffer_bytes = packet.buffer_bytes
-                self._start_session(descriptor, may_load=True)
+                self._start_session(descriptor, packet.answer, may_load=True)
             case Attach() if descriptor is not None:
-                self._start_session(descriptor, may_load=False)
+                self._start_session(descriptor, packet.answer, may_load=False)
             case Dialled() | DialFailed():
                 self._broker.deliver(packet, descriptor)
             case Unavailable():
@@ -162,7 +162,7 @@ class Loader:
                 return
             del self._invocations[finished]
 
-    def _start_session(self, descriptor: int, may_load: bool) -> None:
+    def _start_session(self, descriptor: int, answer: bytes, may_load: bool) -> None:
         stream = socket.socket(fileno=descriptor)
         with self._lock:
             is_full = self._sessions >= MAX_SESSIONS
@@ -170,14 +170,14 @@ class Loader:
         try:
             if is_full:
                 raise RuntimeError("too many sessions")
-            start_thread(lambda: self._serve(Session(stream, self, may_load)))
+            start_thread(lambda: self._serve(Session(stream, self, may_load), answer))
         except RuntimeError:  # also: the grant allows no further thread
             stream.shutdown(socket.SHUT_RDWR)
             stream.close()
 
-    def _serve(self, session: Session) -> None:
+    def _serve(self, session: Session, answer: bytes) -> None:
         try:
-            session.run()
+            session.run(answer)
         except MemoryError:
             os._exit(EXIT_OUT_OF_MEMORY)
         finally:

@@ -41,9 +41,10 @@ class Session:
         self._writing = threading.Lock()
         self._invocation: Invocation | None = None
 
-    def run(self) -> None:
-        """Read to the end of the stream. Errors are answered; nothing is raised."""
+    def run(self, answer: bytes) -> None:
+        """Send the box's answer, then read to the end of the stream. Errors are answered; nothing is raised."""
         try:
+            self._stream.sendall(answer)
             side = LoaderSide()
             while data := self._stream.recv(_READ_BYTES):
                 for message in side.receive(data):

@@ -6,10 +6,14 @@ from typing import Literal
 
 import msgspec
 
+from bento.config import KIB
 from bento.errors import ProtocolError
 
-MAX_PACKET_BYTES = 4096
-"""A host name has at most 255 bytes; nothing longer is said here."""
+MAX_PACKET_BYTES = 64 * KIB
+"""What a box may say at once: an answer of the outer conversation, whose limit this is, goes with a connection."""
+
+MAX_REQUEST_BYTES = 4 * KIB
+"""What an instance may say at once: a host name has at most 255 bytes, and nothing longer is said."""
 
 MAX_DIALS = 32
 """Dials of one instance under way at once: a page's resources, not a scan."""
@@ -20,13 +24,20 @@ class Packet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Begin(Packet, frozen=True, tag="begin"):
-    """Box to instance, first and once, with the spawning client's connection beside it."""
+    """Box to instance, first and once, with the spawning client's connection beside it.
 
+    `answer` is the last thing the box has to say on the connection: the loader sends it before its own first word, so
+    that nothing is promised before there is a process to keep it.
+    """
+
+    answer: bytes
     buffer_bytes: int
 
 
 class Attach(Packet, frozen=True, tag="attach"):
-    """Box to instance, with a further client's connection beside it."""
+    """Box to instance, with a further client's connection beside it; `answer` as in Begin."""
+
+    answer: bytes
 
 
 class Dial(Packet, frozen=True, tag="dial"):

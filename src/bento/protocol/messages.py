@@ -4,13 +4,21 @@
 Offsets count the bytes of one invocation's output (or input) from 0, over all its sessions.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from bento.config import MIN_BUFFER_BYTES
+from bento.config import INVOCATION_ID_BYTES, MAX_NAME_CHARS, MAX_TEXT_CHARS, MIN_BUFFER_BYTES, TOKEN_BYTES
 from bento.manifest import Manifest
 from bento.policy import Grant, Policy, Refusal
+
+Key = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+InvocationId = Annotated[bytes, Meta(min_length=INVOCATION_ID_BYTES, max_length=INVOCATION_ID_BYTES)]
+Lease = Annotated[int, Meta(ge=1, le=2**31)]
+Offset = Annotated[int, Meta(ge=0, le=2**62)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+EntryName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="t"):
@@ -26,9 +34,9 @@ class Pad(Message, frozen=True, tag="pad"):
 class Refused(Message, frozen=True, tag="refused"):
     """No, and why. `code` is an error's wire code; `refusals` has every rule of the policy that was broken."""
 
-    code: str
-    message: str
-    hint: str = ""
+    code: Text
+    message: Text
+    hint: Text = ""
     refusals: tuple[Refusal, ...] = ()
 
 
@@ -51,37 +59,37 @@ class Spawn(Message, frozen=True, tag="spawn"):
     The same Spawn again, on any stream, is the same instance. `lease_s` seconds from now it ends, unless renewed.
     """
 
-    instance: bytes
-    shutdown: bytes
+    instance: Key
+    shutdown: Key
     manifest: Manifest
-    lease_s: int
+    lease_s: Lease
 
 
 class Connect(Message, frozen=True, tag="connect"):
     """Attach to an instance. `route` is the invocation token's half for the box."""
 
-    route: bytes
+    route: Key
 
 
 class Status(Message, frozen=True, tag="status"):
     """How is this instance, or how did it end?"""
 
-    route: bytes
+    route: Key
 
 
 class Renew(Message, frozen=True, tag="renew"):
     """Let the lease end `lease_s` seconds from now."""
 
-    instance: bytes
-    shutdown: bytes
-    lease_s: int
+    instance: Key
+    shutdown: Key
+    lease_s: Lease
 
 
 class Shutdown(Message, frozen=True, tag="shutdown"):
     """End the instance and free all that it holds."""
 
-    instance: bytes
-    shutdown: bytes
+    instance: Key
+    shutdown: Key
 
 
 # --- outer: box to client -------------------------------------------------------------------------------------------
@@ -142,30 +150,30 @@ class Load(Message, frozen=True, tag="load"):
     """The function's source, run once. `invoke` is the name of the invocation token's half for the loader."""
 
     code: bytes
-    invoke: bytes
+    invoke: Key
 
 
 class Invoke(Message, frozen=True, tag="invoke"):
     """Call an entry. The same `invocation` again attaches to the one that runs."""
 
-    invoke: bytes
-    invocation: bytes
-    entry: str
+    invoke: Key
+    invocation: InvocationId
+    entry: EntryName
     args: tuple[Any, ...] = ()
 
 
 class Resume(Message, frozen=True, tag="resume"):
     """Attach again to an invocation, of whose output the client has `received` bytes."""
 
-    invoke: bytes
-    invocation: bytes
-    received: int
+    invoke: Key
+    invocation: InvocationId
+    received: Offset
 
 
 class Input(Message, frozen=True, tag="input"):
     """Bytes for `api.recv()`, from `offset` on; `end` says that none follow."""
 
-    offset: int
+    offset: Offset
     data: bytes
     end: bool = False
 
@@ -182,27 +190,27 @@ class Loaded(Message, frozen=True, tag="loaded"):
 class Resumed(Message, frozen=True, tag="resumed"):
     """Answers Resume: `received` bytes of input have arrived; output follows from the offset that Resume named."""
 
-    received: int
+    received: Offset
 
 
 class Output(Message, frozen=True, tag="output"):
-    offset: int
+    offset: Offset
     data: bytes
 
 
 class Return(Message, frozen=True, tag="return"):
     """The invocation has returned; all its output is before `offset`."""
 
-    offset: int
+    offset: Offset
     value: Any = None
 
 
 class Raise(Message, frozen=True, tag="raise"):
     """The invocation has raised. `rule` names the limit that it met, if it was one."""
 
-    offset: int
-    type: str
-    message: str
+    offset: Offset
+    type: Text
+    message: Text
     rule: str = ""
 
 
@@ -212,7 +220,7 @@ class Raise(Message, frozen=True, tag="raise"):
 class Acknowledge(Message, frozen=True, tag="acknowledge"):
     """All bytes before `offset` have arrived and may be forgotten; past the last one: the end has arrived too."""
 
-    offset: int
+    offset: Offset
     end: bool = False
 
 
