@@ -1,0 +1,170 @@
+"""What functions can import: the image "python", computed from the interpreter that runs this.
+
+>>> image = python_image()
+>>> image.python, image.path
+('/usr/bin/python3', '/usr/lib/bento')
+
+Host paths never show inside: the interpreter is always /usr/bin/python3, its library /usr/lib/python3.X. Shared
+libraries are bound one by one, so that a function can't read off what else is installed here.
+"""
+
+import importlib.util
+import ssl
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from bento.errors import SandboxUnavailable
+from bento.sandbox.spec import Bind, Image
+
+ENTRY: Final = "bento.guest.loader:serve"
+
+_PYTHON = "/usr/bin/python3"
+_PACKAGES = "/usr/lib/bento"
+_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+_LINKER_TIMEOUT_S = 20  # a hundred small programs, on a slow and busy machine
+
+_PARTS = ("__init__", "errors", "config", "manifest", "policy", "exit_policy", "tokens")
+_FOLDERS = ("protocol", "guest")
+_SANDBOX_PARTS = ("__init__", "spec", "messages", "syscalls", "confine", "zygote")
+_THIRD_PARTY = ("msgspec", "cryptography", "_cffi_backend")
+
+_PRELOAD = (
+    "asyncio",
+    "base64",
+    "bisect",
+    "collections",
+    "contextlib",
+    "csv",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "email.parser",
+    "functools",
+    "gzip",
+    "hashlib",
+    "heapq",
+    "hmac",
+    "html.parser",
+    "http.client",
+    "inspect",
+    "io",
+    "ipaddress",
+    "itertools",
+    "json",
+    "math",
+    "msgspec",
+    "os.path",
+    "queue",
+    "random",
+    "re",
+    "secrets",
+    "socket",
+    "ssl",
+    "string",
+    "struct",
+    "threading",
+    "traceback",
+    "typing",
+    "urllib.parse",
+    "urllib.request",
+    "uuid",
+    "zlib",
+    "cryptography.hazmat.primitives.asymmetric.x25519",
+)
+
+
+def python_image(*, extra_ca: bytes = b"", entry: str = ENTRY, files: tuple[tuple[str, bytes], ...] = ()) -> Image:
+    """The image of plain Python functions.
+
+    Args:
+        extra_ca: PEM certificates that functions trust besides the machine's own.
+        entry: "module:function" that serves a child's control socket.
+        files: further files, by their path within the image.
+    Raises: SandboxUnavailable if this interpreter or its libraries can't be found.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    library = Path(sysconfig.get_path("stdlib")).resolve()
+    packages = [_package(name) for name in _THIRD_PARTY]
+    native = [interpreter, *_native_parts([library / "lib-dynload", *packages])]
+    certificates = _machine_certificates() + extra_ca
+    return Image(
+        name="python",
+        binds=(
+            Bind(str(interpreter), _PYTHON),
+            Bind(str(library), f"/usr/lib/{version}"),
+            *(Bind(str(found), f"{_PACKAGES}/{found.name}") for found in packages),
+            *(Bind(str(source), target) for target, source in sorted(_shared_libraries(native).items())),
+            *(Bind(f"/dev/{name}", f"/dev/{name}", is_device=True) for name in ("null", "zero", "urandom")),
+        ),
+        files=((_CA_BUNDLE, certificates), *_bento_parts(), *files),
+        links=_links(),
+        python=_PYTHON,
+        path=_PACKAGES,
+        preload=_PRELOAD,
+        entry=entry,
+    )
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SandboxUnavailable(f"the package {name} is not installed", hint="run scripts/setup again")
+    origin = Path(spec.origin)
+    return (origin.parent if spec.submodule_search_locations else origin).resolve()
+
+
+def _native_parts(places: list[Path]) -> Iterable[Path]:
+    for place in places:
+        yield from sorted(place.rglob("*.so")) if place.is_dir() else [place]
+
+
+def _shared_libraries(programs: Iterable[Path]) -> dict[str, Path]:
+    """Every library that `programs` load: where they look for it, and the file it is."""
+    try:
+        listing = subprocess.run(
+            ["ldd", *map(str, programs)],
+            capture_output=True,
+            text=True,
+            env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
+            timeout=_LINKER_TIMEOUT_S,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SandboxUnavailable(f"ldd can't list Python's libraries: {error}", hint="apt install libc-bin") from None
+    found: dict[str, Path] = {}
+    for line in listing.splitlines():
+        path = next((word for word in line.split() if word.startswith("/")), "")
+        if line.startswith("\t") and path:
+            found[_in_usr(path)] = Path(path).resolve()
+    return found
+
+
+def _in_usr(path: str) -> str:
+    """/lib and /lib64 are links into /usr inside the image, as on any merged system."""
+    return path if path.startswith("/usr/") else f"/usr{path}"
+
+
+def _links() -> tuple[tuple[str, str], ...]:
+    bundle = ssl.get_default_verify_paths().openssl_cafile
+    beside_bundle = () if bundle == _CA_BUNDLE else ((bundle, _CA_BUNDLE),)
+    return (("/lib", "usr/lib"), ("/lib64", "usr/lib64"), ("/bin", "usr/bin"), ("/tmp", "/data"), *beside_bundle)  # noqa: S108
+
+
+def _machine_certificates() -> bytes:
+    bundle = Path(_CA_BUNDLE)
+    if not bundle.exists():
+        return b""  # functions that speak TLS then trust nobody, and say so
+    return bundle.read_bytes().rstrip() + b"\n"
+
+
+def _bento_parts() -> Iterable[tuple[str, bytes]]:
+    home = Path(__file__).resolve().parent.parent
+    parts = [home / f"{name}.py" for name in _PARTS]
+    parts += [path for folder in _FOLDERS for path in sorted((home / folder).rglob("*.py"))]
+    parts += [home / "sandbox" / f"{name}.py" for name in _SANDBOX_PARTS]
+    for path in parts:
+        yield f"{_PACKAGES}/bento/{path.relative_to(home)}", path.read_bytes()

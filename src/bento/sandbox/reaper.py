@@ -1,0 +1,192 @@
+"""The reaper's start: `python -m bento.sandbox.reaper`, with a SandboxConfig on stdin and a report on stdout.
+
+It leaves the machine's namespaces, forks once so that it is pid 1 of its own and nobody's child to wait for, builds
+the functions' root, and serves `RUN/reaper.sock` until it is told to stop.
+"""
+
+import fcntl
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import msgspec
+
+from bento.errors import BentoError, SandboxUnavailable
+from bento.sandbox import syscalls
+from bento.sandbox.cgroups import Cgroups
+from bento.sandbox.custody import Custody
+from bento.sandbox.generations import Plant
+from bento.sandbox.hierarchies import candidates
+from bento.sandbox.loop import Loop
+from bento.sandbox.namespaces import enter_namespaces, owns_uids, settle_as_first
+from bento.sandbox.pool import Pool
+from bento.sandbox.root import build_root
+from bento.sandbox.seccomp import build_filter, verify_seccomp
+from bento.sandbox.spec import SandboxConfig
+from bento.sandbox.watch import Watch
+
+SOCKET_NAME: Final = "reaper.sock"
+LOCK_NAME: Final = "reaper.lock"
+_ROOT_NAME = "root"
+
+_BACKLOG = 4
+_DESCRIPTORS_PER_CHILD = 2  # control socket and storage
+_SPARE_DESCRIPTORS = 128  # zygotes, starts that wait, those on their way
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What the reaper says about its start: "" or why it failed."""
+
+    error: str = ""
+    hint: str = ""
+    tier: str = ""
+
+
+def main() -> None:
+    """Start, report, and serve until told to stop."""
+    config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=SandboxConfig)
+    try:
+        filter_program = build_filter()
+        verify_seccomp(filter_program)
+        _allow_descriptors(config.slots * _DESCRIPTORS_PER_CHILD + _SPARE_DESCRIPTORS)
+        is_root = owns_uids(config.uid_base, config.slots)
+        os.chdir(config.run)
+        lock = _take_lock()
+        cgroups = _open_cgroups(config)
+        enter_namespaces(is_root=is_root)
+        if os.fork():
+            os._exit(0)
+        settle_as_first()
+        build_root(config.image, Path(_ROOT_NAME))
+        listener = _listen(config)
+    except (BentoError, OSError) as error:
+        _report(Report(str(error), getattr(error, "hint", "")))
+        sys.exit(1)
+    _serve(config, filter_program, cgroups, listener, is_root=is_root)
+    os.close(lock)
+
+
+def _serve(
+    config: SandboxConfig, filter_program: bytes, cgroups: Cgroups, listener: socket.socket, *, is_root: bool
+) -> None:
+    watch = Watch()
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    plant = Plant(config, str(Path(_ROOT_NAME).resolve()), filter_program, proc)
+    pool = Pool(plant, cgroups, watch, lambda text: loop.notice(text), is_root=is_root)  # noqa: PLW0108 (made below)
+    loop = Loop(config, pool, Custody(pool, cgroups), watch, cgroups.tier)
+    _catch_signals(loop, watch)
+    loop.listen(listener)
+    _report(Report(tier=cgroups.tier))
+    _leave_starter()
+    gc.freeze()
+    try:
+        loop.run()
+    finally:
+        _end_all(cgroups)
+
+
+def _take_lock() -> int:
+    """A lock for as long as this reaper lives: one for each run folder."""
+    lock = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SandboxUnavailable("a reaper runs already for this run folder") from None
+    return lock
+
+
+def _allow_descriptors(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise SandboxUnavailable(
+            f"{wanted} open files are needed for this many instances, the limit is {hard}",
+            hint="raise it (LimitNOFILE= in the service, ulimit -n), or allow fewer instances",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+def _open_cgroups(config: SandboxConfig) -> Cgroups:
+    """The best tier that works, tried on one cgroup."""
+    for hierarchies in candidates(Path(config.run)):
+        cgroups = Cgroups(hierarchies, cpu_cores=config.cpu_cores, cpu_shares=config.cpu_shares)
+        cgroups.remove()
+        try:
+            cgroups.make_parent()
+            for descriptor in cgroups.join(0):
+                os.close(descriptor)
+            cgroups.limit(0, config.waiting)
+            cgroups.free(0)
+        except OSError:
+            cgroups.remove()
+        else:
+            return cgroups
+    raise SandboxUnavailable("no tier of limits works")
+
+
+def _listen(config: SandboxConfig) -> socket.socket:
+    Path(SOCKET_NAME).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.umask(0o177)
+    listener.bind(SOCKET_NAME)  # relative: the run folder may be deeper than a socket's name may be long
+    os.umask(0o077)
+    if os.getuid() == 0 and config.server_uid != 0:
+        os.chown(SOCKET_NAME, config.server_uid, -1)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _catch_signals(loop: Loop, watch: Watch) -> None:
+    """A signal wakes the loop; pid 1 of a namespace hears only those that it asks for."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        loop.stop()
+
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch.add(reading, lambda: _drain(reading))
+
+
+def _drain(pipe: int) -> None:
+    os.read(pipe, 4096)
+
+
+def _report(report: Report) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(report))
+    sys.stdout.buffer.flush()
+
+
+def _leave_starter() -> None:
+    """Let go of the starter's pipes; it waits for their end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _end_all(cgroups: Cgroups) -> None:
+    """End every process of the namespace, then remove what outlives them."""
+    signal.set_wakeup_fd(-1)
+    try:
+        os.kill(-1, signal.SIGKILL)
+        while True:
+            os.wait()
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    cgroups.remove()
+    for name in (SOCKET_NAME, LOCK_NAME):
+        Path(name).unlink(missing_ok=True)
+    syscalls.detach_mount(_ROOT_NAME)
+    Path(_ROOT_NAME).rmdir()
+
+
+if __name__ == "__main__":
+    main()

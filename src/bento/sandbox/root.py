@@ -1,0 +1,71 @@
+"""The read-only root that functions see, built once by the reaper and entered by each zygote."""
+
+import os
+from pathlib import Path
+
+from bento.errors import SandboxUnavailable
+from bento.sandbox import syscalls
+from bento.sandbox.spec import Bind, Image
+
+_SPARE_BYTES = 1 << 20
+"""Beyond the files' own bytes: folders, links and mount points, rounded up to pages."""
+
+_READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_DEVICE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+
+
+def build_root(image: Image, root: Path) -> None:
+    """Mount the image's root at `root`, in this process's mount namespace.
+
+    Raises: SandboxUnavailable naming the path that could not be made.
+    """
+    size = _SPARE_BYTES + sum(len(content) + os.sysconf("SC_PAGE_SIZE") for _, content in image.files)
+    root.mkdir(mode=0o700, exist_ok=True)
+    syscalls.mount("none", str(root), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"size={size},mode=755")
+    for target in ("/data", "/dev"):
+        _within(root, target).mkdir()
+    for bind in image.binds:
+        _bind(bind, _within(root, bind.target))
+    for target, content in image.files:
+        path = _within(root, target)
+        _make_parents(path)
+        path.write_bytes(content)
+        path.chmod(0o644)
+    for target, destination in image.links:
+        path = _within(root, target)
+        _make_parents(path)
+        path.symlink_to(destination)
+    syscalls.make_read_only(str(root), _READ_ONLY)
+
+
+def enter_root(root: str) -> None:
+    """Make `root` the only file system of this process, which then has nowhere else to go."""
+    syscalls.unshare(syscalls.NEW_NS)
+    os.chdir(root)
+    syscalls.pivot_root(".", ".")
+    syscalls.detach_mount(".")
+    os.chdir("/")
+
+
+def _within(root: Path, target: str) -> Path:
+    return root / target.lstrip("/")
+
+
+def _make_parents(path: Path) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def _bind(bind: Bind, target: Path) -> None:
+    _make_parents(target)
+    try:
+        if Path(bind.source).is_dir():
+            target.mkdir()
+        else:
+            target.touch()
+        tree = syscalls.clone_tree(bind.source, _DEVICE if bind.is_device else _READ_ONLY)
+        try:
+            syscalls.attach_mount(tree, str(target))
+        finally:
+            os.close(tree)
+    except OSError as error:
+        raise SandboxUnavailable(f"can't show {bind.source} to functions: {error}") from None
