@@ -67,7 +67,7 @@ class FunctionRaised(BentoError):
         self.text = text
 
 
-class Rule(Protocol):
+class BrokenRule(Protocol):
     """One rule of a policy that was broken (`bento.policy.Refusal`)."""
 
     @property
@@ -80,7 +80,7 @@ class Refused(BentoError):
     code, exit_status = "refused", 3
     default_hint = "ask for less in the manifest, or pick another box"
 
-    def __init__(self, refusals: Sequence[Rule], *, hint: str = "") -> None:
+    def __init__(self, refusals: Sequence[BrokenRule], *, hint: str = "") -> None:
         super().__init__("; ".join(refusal.text for refusal in refusals) or "the box's policy forbids it", hint=hint)
         self.refusals = tuple(refusals)
 

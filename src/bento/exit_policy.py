@@ -14,10 +14,12 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-from stem.exit_policy import ExitPolicy, ExitPolicyRule
+from typing import TYPE_CHECKING
 
 from bento.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stem.exit_policy import ExitPolicy
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -84,6 +86,8 @@ def is_range_open(policy: str, low: int, high: int) -> bool:
 
 def verify_rules(rules: Sequence[str]) -> None:
     """Check that each line is a rule of an exit policy; ConfigError names the first that is not."""
+    from stem.exit_policy import ExitPolicyRule  # see _parse
+
     for rule in rules:
         try:
             ExitPolicyRule(rule)
@@ -92,5 +96,8 @@ def verify_rules(rules: Sequence[str]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _parse(policy: str) -> ExitPolicy:
+def _parse(policy: str) -> "ExitPolicy":
+    # Imported here: a function's image holds this module for its types, and no stem.
+    from stem.exit_policy import ExitPolicy
+
     return ExitPolicy(*(rule.strip() for rule in policy.replace("\n", ",").split(",") if rule.strip()))

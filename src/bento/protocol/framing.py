@@ -1,5 +1,6 @@
 """Frames: a length of four bytes, big-endian, then that many bytes of msgpack.
 
+>>> from bento.protocol.messages import Acknowledge
 >>> frame = encode_frame(Acknowledge(7))
 >>> reader = FrameReader(1024)
 >>> [bytes(payload) for payload in reader.feed(frame[:5])]

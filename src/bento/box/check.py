@@ -1,0 +1,200 @@
+"""Tell an operator whether a box would work here, and what to do if not: `bento box check`.
+
+Nothing is taken on trust: a sandbox is really started, the relay is asked for the policy it really has, and a circuit
+that really ends at this relay is built through the network, by a tor of the check's own.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+
+from msgspec import structs
+
+from bento.box.relay import read_facts
+from bento.box.server import listen
+from bento.box.settings import Settings
+from bento.box.start import find_user, sandbox_config
+from bento.errors import BentoError, BoxUnreachable, ConfigError, TorUnavailable
+from bento.sandbox.link import ReaperLink
+from bento.sandbox.namespaces import owns_uids
+from bento.sandbox.spec import SandboxConfig
+from bento.sandbox.start import start_reaper
+from bento.tor.box_item import BoxItem
+from bento.tor.circuits import Circuits
+from bento.tor.control import Control
+from bento.tor.process import TorProcess, client_lines, start_tor
+from bento.tor.socks import ReplyReader, encode_connect
+from bento.tor.torrc import relay_lines, verify_order
+
+_REACH_S = 180
+"""A new tor on the live network is ready in half a minute; a slow line takes a few."""
+
+_BOOTSTRAP_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    is_fine: bool
+    text: str
+    hint: str = ""
+
+
+def check_box(settings: Settings) -> Iterator[Finding]:
+    """Look at everything a box needs, one by one; each finding comes as soon as it is known."""
+    yield Finding(True, f"the configuration is well formed; the box listens on {settings.address}:{settings.port}")
+    yield _finding(lambda: _check_sandbox(settings))
+    try:
+        control = Control.connect(settings.relay.control_path, Path(settings.relay.cookie))
+    except TorUnavailable as error:
+        yield Finding(False, error.message, "is the relay running? name its control socket and cookie in [relay]")
+        return
+    with control:
+        yield _finding(lambda: _check_policy(settings, control))
+        yield _finding(lambda: _check_resolver(settings, control))
+        yield _finding(lambda: _check_contact(settings, control))
+        fingerprint = control.get_info("fingerprint")
+    yield _finding(lambda: _check_reach(settings, fingerprint))
+
+
+def _finding(look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(True, look())
+    except BentoError as error:
+        return Finding(False, error.message, error.hint)
+
+
+def _check_sandbox(settings: Settings) -> str:
+    """Start a sandbox of its own, and stop it."""
+    if owns_uids(settings.uid_base, settings.policy.instances):
+        find_user(settings)
+    run = Path(tempfile.mkdtemp(prefix="bento-"))
+    try:
+        config = structs.replace(sandbox_config(settings, os.getuid()), run=str(run), slots=1, pool_depth=1)
+        tier = asyncio.run(_try_reaper(config))
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+    weaker = "" if tier != "rlimits" else " (no cgroup is delegated: memory and threads are limited for each process)"
+    return f"functions can be confined; limits by {tier}{weaker}"
+
+
+async def _try_reaper(config: SandboxConfig) -> str:
+    link = await ReaperLink.connect(start_reaper(config))
+    tier = link.tier
+    await link.stop()
+    return tier
+
+
+def _check_policy(settings: Settings, control: Control) -> str:
+    facts = read_facts(control, settings.relay.outbound)
+    try:
+        verify_order(facts.policy, settings.address, settings.port, _ipv4(facts.own))
+    except ConfigError as error:
+        operator = [rule for rule in control.get_conf("ExitPolicy") if rule] or ["reject *:*"]
+        wanted = relay_lines(settings.address, settings.port, _ipv4(facts.own), operator, None)
+        hint = f"in {settings.relay.torrc}, in this order:\n" + "\n".join(f"        {line}" for line in wanted)
+        raise ConfigError(error.message, hint=hint) from None
+    return "the relay's exit policy accepts the box first, then rejects private and own addresses"
+
+
+def _ipv4(addresses: tuple[str, ...]) -> list[str]:
+    return [address for address in addresses if ":" not in address and not address.startswith("127.")]
+
+
+def _check_resolver(settings: Settings, control: Control) -> str:
+    """A relay that accepts nothing but its box must not resolve names for the whole network."""
+    rules = read_facts(control, None).policy.split(",")
+    others = [rule for rule in rules if rule.startswith("accept") and settings.address not in rule]
+    if others:
+        return "the relay is an exit; it resolves names as it did before"
+    files = control.get_conf("ServerDNSResolvConfFile")
+    text = Path(files[0]).read_text(errors="replace") if files and Path(files[0]).is_file() else ""
+    servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
+    if not servers or not all(server.startswith("127.") for server in servers):
+        raise ConfigError(
+            "the relay was no exit before, and with the box's accept line it resolves names for any Tor client",
+            hint='set ServerDNSResolvConfFile to a file that holds only: "nameserver 127.0.0.1:1"',
+        )
+    return "the relay resolves no names for others"
+
+
+def _check_contact(settings: Settings, control: Control) -> str:
+    contact = " ".join(control.get_conf("ContactInfo"))
+    found = BoxItem.parse(contact)
+    if found != settings.item:
+        said = "has no well-formed bento: item" if found is None else f"says {found.encode()}"
+        raise ConfigError(
+            f"the relay's ContactInfo {said}",
+            hint=f"add this word to ContactInfo in {settings.relay.torrc}: {settings.item.encode()}",
+        )
+    return "the relay's ContactInfo names the box"
+
+
+def _check_reach(settings: Settings, fingerprint: str) -> str:
+    """Reach the box as a user does, with a new tor: over a circuit that ends at this relay."""
+    folder = Path(tempfile.mkdtemp(prefix="bento-"))
+    defaults = settings.onion.defaults_torrc if settings.onion else None
+    try:
+        tor = start_tor(
+            client_lines(folder / "sockets" / "socks"),
+            data=folder / "data",
+            sockets=folder / "sockets",
+            defaults=Path(defaults) if defaults else None,
+        )
+        try:
+            asyncio.run(_reach(settings, fingerprint, tor))
+        finally:
+            tor.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return "the box can be reached over a circuit that ends at its relay"
+
+
+async def _reach(settings: Settings, fingerprint: str, tor: TorProcess) -> None:
+    try:
+        async with asyncio.timeout(_REACH_S):
+            await asyncio.to_thread(tor.wait_for_control)
+            with Control.connect(tor.control, tor.cookie) as control:
+                while "PROGRESS=100" not in control.get_info("status/bootstrap-phase"):
+                    await asyncio.sleep(_BOOTSTRAP_POLL_S)
+                await _dial_over_circuit(settings, fingerprint, tor, control)
+    except TimeoutError:
+        raise BoxUnreachable(
+            f"the box was not reached within {_REACH_S} s", hint="is the relay in the consensus?"
+        ) from None
+
+
+async def _dial_over_circuit(settings: Settings, fingerprint: str, tor: TorProcess, control: Control) -> None:
+    circuits = Circuits(control, SystemRandom())
+    await circuits.take_over()
+    following = asyncio.ensure_future(circuits.run())
+    listener = _listener_unless_running(settings)
+    try:
+        circuit = await circuits.build(fingerprint)
+        circuits.route("check", circuit.id)
+        reader, writer = await asyncio.open_unix_connection(str(tor.socks))
+        writer.write(encode_connect("check", settings.address, settings.port))
+        replies = ReplyReader()
+        while replies.feed(await reader.read(1024)) is None:
+            if reader.at_eof():
+                raise BoxUnreachable("tor closed the stream to the box")
+        writer.close()
+    finally:
+        following.cancel()
+        if listener is not None:
+            listener.close()
+
+
+def _listener_unless_running(settings: Settings) -> socket.socket | None:
+    """Something for the circuit to end at: the box, or else a socket in its place."""
+    try:
+        return listen(settings)
+    except ConfigError:
+        return None
