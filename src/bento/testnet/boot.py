@@ -1,0 +1,184 @@
+"""From nothing to a network that is ready: the order of the starts, and what each step waits for."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from bento.errors import NetworkDown
+from bento.testnet import cgroups, files
+from bento.testnet.children import Children
+from bento.testnet.layout import BOX_PORT, DIR_PORT, OR_PORT, Box, Layout, Relay, client_address
+from bento.testnet.torrc import outbound_line
+from bento.tor.process import TorProcess, client_lines, start_tor
+
+BOOT_LIMIT_S: Final = 90
+"""A first start takes 11 s on two idle cores; on busy ones a vote may be missed, twice."""
+_POLL_S: Final = 0.05
+_STOP_LIMIT_S: Final = 2.0
+_FETCH_LIMIT_S: Final = 5
+
+Say = Callable[[str], None]
+
+
+class Boot:
+    """Starts a network's tors and boxes; `say` is told of each step."""
+
+    def __init__(self, layout: Layout, children: Children, groups: tuple[Path, ...], say: Say) -> None:
+        self._layout = layout
+        self._children = children
+        self._groups = groups
+        self._say = say
+
+    async def run(self) -> None:
+        """Returns when the network is ready. Raises: NetworkDown if a process ends or BOOT_LIMIT_S passes."""
+        self._step = "the relays' start"
+        try:
+            async with asyncio.timeout(BOOT_LIMIT_S):
+                await self._run()
+        except TimeoutError:
+            raise NetworkDown(
+                f"the network was not ready after {BOOT_LIMIT_S} s, it was waiting for {self._step}",
+                hint=f"is this machine busy? the logs are {self._layout.directory}/*/notice.log",
+            ) from None
+
+    async def _run(self) -> None:
+        layout = self._layout
+        self._say(f"starting {len(layout.relays)} relays")
+        for relay in layout.relays:
+            self._start_relay(relay)
+        client = layout.data("client")
+        is_warm = (client / files.CONSENSUS_FILES[0]).exists()
+        if is_warm:
+            self.start_client("client", client, client_address(0))
+        await self._wait("a consensus that lists every relay", self._is_consensus_whole)
+        if not is_warm:
+            await self._preseed(client)
+            await self._restart_relays(client)
+        await self._wait("the relays' ORPorts", self._are_relays_open)
+        if not is_warm:
+            self.start_client("client", client, client_address(0))
+        for box in layout.boxes:
+            self.start_box(box)
+        await self._wait("the client's first circuit", self._has_circuit)
+        await self._wait("the boxes' descriptors", self._is_box_list_written)
+        if layout.boxes:
+            await self._wait("the boxes to take connections", self._are_boxes_open)
+
+    def _start_relay(self, relay: Relay) -> None:
+        layout = self._layout
+        tor = start_tor(
+            files.relay_lines(layout, relay),
+            data=layout.data(relay.nickname),
+            sockets=layout.sockets(relay.nickname),
+            defaults=layout.defaults,
+        )
+        self._children.add(relay.nickname, tor.pid, tor.log)
+
+    async def _restart_relays(self, client: Path) -> None:
+        """Give the relays the first consensus: they asked for it before there was one, and would wait 20 s."""
+        relays = [relay for relay in self._layout.relays if relay is not self._layout.authority]
+        await self._children.stop([relay.nickname for relay in relays], _STOP_LIMIT_S)
+        for relay in relays:
+            files.copy_consensus(client, self._layout.data(relay.nickname))
+            self._start_relay(relay)
+
+    def start_client(self, name: str, data: Path, address: str) -> TorProcess:
+        """Start a tor for clients that dials from `address`."""
+        sockets = self._layout.sockets(name)
+        lines = [*client_lines(sockets / "socks"), outbound_line(address)]
+        tor = start_tor(lines, data=data, sockets=sockets, defaults=self._layout.defaults)
+        self._children.add(name, tor.pid, tor.log)
+        return tor
+
+    def start_box(self, box: Box) -> None:
+        """Start a box's processes; its output goes to DIR/boxN/box.log."""
+        log = self._layout.directory / box.name / "box.log"
+        command = [sys.executable, "-m", "bento", "box", "run", "--config", str(files.box_config(self._layout, box))]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        # Python takes far longer to start than this, so the box finds itself in its own groups.
+        cgroups.join(self._groups, box.name, process.pid)
+        self._children.add(box.name, process.pid, log)
+
+    async def _wait(self, what: str, is_done: Callable[[], Awaitable[bool]]) -> None:
+        self._step = what
+        self._say(f"waiting for {what}")
+        while True:
+            self._children.verify_alive()
+            try:
+                if await is_done():
+                    return
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                pass
+            await asyncio.sleep(_POLL_S)
+
+    async def _is_consensus_whole(self) -> bool:
+        consensus = await self._fetch("/tor/status-vote/current/consensus-microdesc")
+        entries = re.findall(r"^r (\S+) .*?^s ([^\n]*)", consensus, re.MULTILINE | re.DOTALL)
+        running = {nickname for nickname, flags in entries if "Running" in flags.split()}
+        return running >= {relay.nickname for relay in self._layout.relays}
+
+    async def _are_relays_open(self) -> bool:
+        return all([await _is_open(relay.listen, OR_PORT) for relay in self._layout.relays])
+
+    async def _are_boxes_open(self) -> bool:
+        return all([await _is_open(box.address, BOX_PORT) for box in self._layout.boxes])
+
+    async def _has_circuit(self) -> bool:
+        control = self._layout.sockets("client") / "control"
+        cookie = self._layout.data("client") / "control_auth_cookie"
+        async with asyncio.timeout(_FETCH_LIMIT_S):
+            reader, writer = await asyncio.open_unix_connection(control)
+            writer.write(f"AUTHENTICATE {cookie.read_bytes().hex()}\r\n".encode())
+            writer.write(b"GETINFO status/circuit-established\r\nQUIT\r\n")
+            reply = await reader.read()
+            writer.close()
+        return b"circuit-established=1" in reply
+
+    async def _is_box_list_written(self) -> bool:
+        """Write the box list once the authority has each box's descriptor as of this start."""
+        found = []
+        for box in self._layout.boxes:
+            fingerprint = files.relay_fingerprint(self._layout, box.relay)
+            descriptor = await self._fetch(f"/tor/server/fp/{fingerprint}")
+            if f"\ncontact {files.box_item(self._layout, box).encode()}\n" not in descriptor:
+                return False
+            found.append(descriptor)
+        fresh = self._layout.box_list.with_suffix(".new")
+        fresh.write_text("".join(found))
+        fresh.rename(self._layout.box_list)
+        return True
+
+    async def _preseed(self, data: Path) -> None:
+        """Give a client the consensus beforehand: it would meet relays that have none yet, and wait to try again."""
+        consensus = await self._fetch("/tor/status-vote/current/consensus-microdesc")
+        digests = "-".join(re.findall(r"^m (\S+)", consensus, re.MULTILINE))
+        microdescriptors = re.split(r"^(?=onion-key)", await self._fetch(f"/tor/micro/d/{digests}"), flags=re.MULTILINE)
+        listed = f"@last-listed {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}\n"
+        certificates = await self._fetch("/tor/keys/all")
+        files.write_consensus(
+            data, consensus, certificates, "".join(listed + text for text in microdescriptors if text)
+        )
+
+    async def _fetch(self, path: str) -> str:
+        """A document from the authority; OSError unless it is there."""
+        async with asyncio.timeout(_FETCH_LIMIT_S):
+            reader, writer = await asyncio.open_connection(self._layout.authority.address, DIR_PORT)
+            writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            reply = await reader.read()
+            writer.close()
+        head, _, body = reply.partition(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n")[0]:
+            raise FileNotFoundError(path)
+        return body.decode("latin-1")
+
+
+async def _is_open(address: str, port: int) -> bool:
+    _, writer = await asyncio.open_connection(address, port)
+    writer.close()
+    return True

@@ -1,0 +1,170 @@
+"""What must stand in a network's directory before its processes start; most of it stays from start to start."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from bento.testnet import keys, namespace, web
+from bento.testnet.keys import AuthorityKeys
+from bento.testnet.layout import BOX_PORT, DIR_PORT, DNS_ADDRESS, Box, Layout, Relay, client_address
+from bento.testnet.torrc import authority_torrc, defaults_lines, outbound_line, relay_torrc
+from bento.tor.box_item import BoxItem
+from bento.tor.torrc import DEAD_RESOLVER
+
+CONSENSUS_FILES: Final = (
+    "cached-microdesc-consensus",
+    "cached-certs",
+    "cached-microdescs",
+    "cached-microdescs.new",
+)
+"""What a tor that starts with them needs not to fetch: it is ready in a second."""
+_CONSENSUS_PATTERN: Final = "cached-*"
+
+
+def resolv_conf(layout: Layout) -> Path:
+    return layout.directory / "resolv.conf"
+
+
+def dead_resolver(layout: Layout) -> Path:
+    return layout.directory / "dead-resolv.conf"
+
+
+def write_resolvers(layout: Layout) -> None:
+    """Write the resolver files, the live and the dead one."""
+    resolv_conf(layout).write_text(f"nameserver {DNS_ADDRESS}\n")
+    dead_resolver(layout).write_text(DEAD_RESOLVER)
+
+
+def write_files(layout: Layout) -> AuthorityKeys:
+    """Make keys and directories, and write what depends on this start."""
+    layout.sites.mkdir(exist_ok=True)
+    if not (layout.sites / web.DEMO_NAME).is_symlink():
+        web.add_site(layout.sites, web.DEMO_NAME, web.DEMO_FOLDER)
+    authority = layout.authority
+    identity = keys.authority_keys(
+        layout.data(authority.nickname), f"{authority.address}:{DIR_PORT}", now_s=time.time()
+    )
+    layout.defaults.write_text("\n".join([*defaults_lines(authority, identity), ""]))
+    for box in layout.boxes:
+        _write_box(layout, box)
+    _forget_other_consensus(layout, identity)
+    return identity
+
+
+def relay_lines(layout: Layout, relay: Relay) -> list[str]:
+    """The torrc of a relay of this layout; `write_files` comes first."""
+    if relay is layout.authority:
+        return authority_torrc(layout, now_s=time.time())
+    item = box_item(layout, relay.box).encode() if relay.box else ""
+    return relay_torrc(layout, relay, contact=item, dead_resolver=dead_resolver(layout))
+
+
+def box_item(layout: Layout, box: Box) -> BoxItem:
+    """What the relay of a box says in its ContactInfo."""
+    onion = keys.onion_service(_onion_directory(layout, box))
+    return BoxItem(box.address, BOX_PORT, onion, ("python",), None, "exit" if box.plan.is_exit else "storage")
+
+
+def box_config(layout: Layout, box: Box) -> Path:
+    return layout.directory / box.name / "box.toml"
+
+
+def write_consensus(data: Path, consensus: str, certificates: str, microdescriptors: str) -> None:
+    """Give a client that was never started what it would fetch."""
+    data.mkdir(mode=0o700, exist_ok=True)
+    (data / "cached-certs").write_text(certificates)
+    (data / "cached-microdescs.new").write_text(microdescriptors)
+    (data / "cached-microdesc-consensus").write_text(consensus)
+
+
+def copy_consensus(source: Path, data: Path) -> None:
+    """Give a tor that starts the consensus that another one has."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in CONSENSUS_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, data / name)
+
+
+def relay_fingerprint(layout: Layout, nickname: str) -> str:
+    """The fingerprint of a relay that has started once; "" before."""
+    try:
+        return (layout.data(nickname) / "fingerprint").read_text().split()[1]
+    except (OSError, IndexError):
+        return ""
+
+
+def is_reachable_by_all(directory: Path) -> bool:
+    """Whether every user may go to a directory: each of its ancestors is open to others."""
+    return all(path.stat().st_mode & 0o001 for path in (directory, *directory.parents))
+
+
+def _onion_directory(layout: Layout, box: Box) -> Path:
+    return layout.state(box) / "onion" / "service"
+
+
+def _write_box(layout: Layout, box: Box) -> None:
+    service = _onion_directory(layout, box)
+    keys.onion_service(service)
+    defaults = layout.directory / box.name / "onion-defaults.torrc"
+    defaults.write_text(layout.defaults.read_text() + outbound_line(client_address(1 + box.number)) + "\n")
+    state = layout.state(box)
+    if namespace.is_root():
+        for path in (state, service.parent, service, *service.iterdir()):
+            os.chown(path, box.uid, box.uid, follow_symlinks=False)
+        state = _shown_to_all(layout, box, state)
+    box_config(layout, box).write_text(_box_toml(layout, box, state, defaults))
+
+
+def _shown_to_all(layout: Layout, box: Box, state: Path) -> Path:
+    """A path of the box's state that its unprivileged processes can reach, though DIR may be in a private home."""
+    if is_reachable_by_all(layout.directory):
+        return state
+    shown = layout.run / f"{box.name}-state"
+    shown.mkdir()
+    namespace.bind(state, shown)
+    return shown
+
+
+def _box_toml(layout: Layout, box: Box, state: Path, defaults: Path) -> str:
+    relay = next(relay for relay in layout.relays if relay.box is box)
+    data = layout.data(relay.nickname)
+    root: dict[str, object] = {"user": str(box.uid), "uid_base": box.uid_base} if namespace.is_root() else {}
+    policy: dict[str, object] = {} if box.plan.is_exit else {"egress": []}
+    tables: dict[str, dict[str, object]] = {
+        "": {
+            "address": box.address,
+            "port": BOX_PORT,
+            "state": str(state),
+            "run": str(layout.run / f"b{box.number}"),
+            **root,
+            "extra_ca": str(layout.ca),
+        },
+        "relay": {
+            "control": f"unix:{layout.sockets(relay.nickname) / 'control'}",
+            "cookie": str(data / "control_auth_cookie"),
+            "torrc": str(data / "torrc"),
+            "outbound": relay.address,
+        },
+        "onion": {"defaults_torrc": str(defaults)},
+        "policy": policy,
+    }
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]"] if name else []
+        # JSON's strings, numbers and lists of them are TOML's as well.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    return "\n".join([*lines, ""])
+
+
+def _forget_other_consensus(layout: Layout, identity: AuthorityKeys) -> None:
+    """Drop what tors remember of other relays or another authority: a new consensus is made sooner than that ends."""
+    memory = layout.directory / "relays.json"
+    now = json.dumps([identity.v3ident, *(relay.nickname for relay in layout.relays)])
+    if memory.exists() and memory.read_text() == now:
+        return
+    for path in layout.directory.glob(f"*/{_CONSENSUS_PATTERN}"):
+        path.unlink()
+    memory.write_text(now)
