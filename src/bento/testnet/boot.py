@@ -12,7 +12,7 @@ from typing import Final
 from bento.errors import NetworkDown
 from bento.testnet import cgroups, files
 from bento.testnet.children import Children
-from bento.testnet.layout import BOX_PORT, DIR_PORT, OR_PORT, Box, Layout, Relay, client_address
+from bento.testnet.layout import BOX_PORT, DIR_PORT, Box, Layout, Relay, client_address
 from bento.testnet.torrc import outbound_line
 from bento.tor.process import TorProcess, client_lines, start_tor
 
@@ -59,7 +59,7 @@ class Boot:
         if not is_warm:
             await self._preseed(client)
             await self._restart_relays(client)
-        await self._wait("the relays' ORPorts", self._are_relays_open)
+        await self._wait("each relay to know its exit policy", self._are_relays_ready)
         if not is_warm:
             self.start_client("client", client, client_address(0))
         for box in layout.boxes:
@@ -123,22 +123,27 @@ class Boot:
         running = {nickname for nickname, flags in entries if "Running" in flags.split()}
         return running >= {relay.nickname for relay in self._layout.relays}
 
-    async def _are_relays_open(self) -> bool:
-        return all([await _is_open(relay.listen, OR_PORT) for relay in self._layout.relays])
+    async def _are_relays_ready(self) -> bool:
+        """A relay that has not yet made its descriptor takes itself for one that exits nowhere."""
+        question = "GETINFO exit-policy/full"
+        replies = [await self._ask(relay.nickname, question) for relay in self._layout.relays]
+        return all("250+exit-policy/full=" in reply or "250-exit-policy/full=" in reply for reply in replies)
 
     async def _are_boxes_open(self) -> bool:
         return all([await _is_open(box.address, BOX_PORT) for box in self._layout.boxes])
 
     async def _has_circuit(self) -> bool:
-        control = self._layout.sockets("client") / "control"
-        cookie = self._layout.data("client") / "control_auth_cookie"
+        return "circuit-established=1" in await self._ask("client", "GETINFO status/circuit-established")
+
+    async def _ask(self, nickname: str, question: str) -> str:
+        """One exchange with a tor's control socket."""
+        cookie = (self._layout.data(nickname) / "control_auth_cookie").read_bytes()
         async with asyncio.timeout(_FETCH_LIMIT_S):
-            reader, writer = await asyncio.open_unix_connection(control)
-            writer.write(f"AUTHENTICATE {cookie.read_bytes().hex()}\r\n".encode())
-            writer.write(b"GETINFO status/circuit-established\r\nQUIT\r\n")
+            reader, writer = await asyncio.open_unix_connection(self._layout.sockets(nickname) / "control")
+            writer.write(f"AUTHENTICATE {cookie.hex()}\r\n{question}\r\nQUIT\r\n".encode())
             reply = await reader.read()
             writer.close()
-        return b"circuit-established=1" in reply
+        return reply.decode("latin-1")
 
     async def _is_box_list_written(self) -> bool:
         """Write the box list once the authority has each box's descriptor as of this start."""
