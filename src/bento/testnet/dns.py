@@ -2,7 +2,7 @@
 
 >>> from dnslib import DNSRecord
 >>> DNSRecord.parse(answer(DNSRecord.question("demo.test").pack())).short()
-'46.91.80.80'
+'46.86.80.80'
 """
 
 import asyncio
