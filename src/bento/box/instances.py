@@ -112,7 +112,7 @@ class Instances:
     def status(self, request: Status) -> State:
         """How the instance is, or how it ended; NoSuchInstance if its lease is over or it never was."""
         name = identify(request.route)
-        tombstone = self._tombstones.get(name)
+        tombstone = self._tombstone(name)
         if name not in self._running and tombstone is not None:
             left_s = max(0, round(tombstone.until_s - now_s()))
             return State(False, left_s, tombstone.cause, tombstone.rule, int(tombstone.limit))
@@ -130,7 +130,7 @@ class Instances:
 
     async def shutdown(self, request: Shutdown) -> None:
         """End an instance and wait until it has; one that has ended already is no error."""
-        if request.instance not in self._running and request.instance in self._tombstones:
+        if request.instance not in self._running and self._tombstone(request.instance):
             return
         found = self._owned(request.instance, request.shutdown)
         self._link.end(found.id, "shutdown")
@@ -180,9 +180,13 @@ class Instances:
     def _find(self, name: bytes) -> Instance:
         found = self._running.get(name)
         if found is None:
-            tombstone = self._tombstones.get(name)
+            tombstone = self._tombstone(name)
             raise NoSuchInstance(f"the instance has ended: {tombstone.cause}" if tombstone else "no such instance")
         return found
+
+    def _tombstone(self, name: bytes) -> Tombstone | None:
+        found = self._tombstones.get(name)
+        return found if found is not None and found.until_s > now_s() else None
 
     def _owned(self, name: bytes, shutdown: bytes) -> Instance:
         found = self._find(name)

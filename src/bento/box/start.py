@@ -39,9 +39,9 @@ def run_box(settings: Settings) -> None:
     is_root = namespaces.owns_uids(settings.uid_base, settings.policy.instances + settings.pool)
     user = find_user(settings) if is_root else os.getuid()
     _make_directories(settings, user)
+    facts = _start_watcher(settings, is_root)  # first: it inherits what is open
     listener = listen(settings)
     reaper = start_reaper(sandbox_config(settings, user))
-    facts = _start_watcher(settings, is_root)
     if is_root:
         _become(user)
     _verify_entry(settings)
