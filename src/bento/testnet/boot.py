@@ -12,6 +12,7 @@ from typing import Final
 from bento.errors import NetworkDown
 from bento.testnet import cgroups, files
 from bento.testnet.children import Children
+from bento.testnet.consensus import nicknames
 from bento.testnet.layout import BOX_PORT, DIR_PORT, Box, Layout, Relay, client_address
 from bento.testnet.torrc import outbound_line
 from bento.tor.process import TorProcess, client_lines, start_tor
@@ -97,6 +98,7 @@ class Boot:
 
     def start_box(self, box: Box) -> None:
         """Start a box's processes; its output goes to DIR/boxN/box.log."""
+        files.copy_consensus_to_box(self._layout, box)
         log = self._layout.directory / box.name / "box.log"
         command = [sys.executable, "-m", "bento", "box", "run", "--config", str(files.box_config(self._layout, box))]
         with log.open("wb") as output:
@@ -118,10 +120,8 @@ class Boot:
             await asyncio.sleep(_POLL_S)
 
     async def _is_consensus_whole(self) -> bool:
-        consensus = await self._fetch("/tor/status-vote/current/consensus-microdesc")
-        entries = re.findall(r"^r (\S+) .*?^s ([^\n]*)", consensus, re.MULTILINE | re.DOTALL)
-        running = {nickname for nickname, flags in entries if "Running" in flags.split()}
-        return running >= {relay.nickname for relay in self._layout.relays}
+        listed = nicknames(await self._fetch("/tor/status-vote/current/consensus-microdesc"))
+        return listed >= {relay.nickname for relay in self._layout.relays}
 
     async def _are_relays_ready(self) -> bool:
         """A relay that has not yet made its descriptor takes itself for one that exits nowhere."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from bento.testnet import keys, namespace, web
+from bento.testnet import consensus, keys, namespace, web
 from bento.testnet.keys import AuthorityKeys
 from bento.testnet.layout import BOX_PORT, DIR_PORT, DNS_ADDRESS, Box, Layout, Relay, client_address
 from bento.testnet.torrc import authority_torrc, defaults_lines, outbound_line, relay_torrc
@@ -21,7 +21,6 @@ CONSENSUS_FILES: Final = (
     "cached-microdescs.new",
 )
 """What a tor that starts with them needs not to fetch: it is ready in a second."""
-_CONSENSUS_PATTERN: Final = "cached-*"
 
 
 def resolv_conf(layout: Layout) -> Path:
@@ -50,7 +49,7 @@ def write_files(layout: Layout) -> AuthorityKeys:
     layout.defaults.write_text("\n".join([*defaults_lines(authority, identity), ""]))
     for box in layout.boxes:
         _write_box(layout, box)
-    _forget_other_consensus(layout, identity)
+    _renew_consensus(layout, identity)
     return identity
 
 
@@ -72,12 +71,12 @@ def box_config(layout: Layout, box: Box) -> Path:
     return layout.directory / box.name / "box.toml"
 
 
-def write_consensus(data: Path, consensus: str, certificates: str, microdescriptors: str) -> None:
+def write_consensus(data: Path, listing: str, certificates: str, microdescriptors: str) -> None:
     """Give a client that was never started what it would fetch."""
     data.mkdir(mode=0o700, exist_ok=True)
     (data / "cached-certs").write_text(certificates)
     (data / "cached-microdescs.new").write_text(microdescriptors)
-    (data / "cached-microdesc-consensus").write_text(consensus)
+    (data / "cached-microdesc-consensus").write_text(listing)
 
 
 def copy_consensus(source: Path, data: Path) -> None:
@@ -86,6 +85,16 @@ def copy_consensus(source: Path, data: Path) -> None:
     for name in CONSENSUS_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, data / name)
+
+
+def copy_consensus_to_box(layout: Layout, box: Box) -> None:
+    """Give a box's onion proxy the consensus before it starts."""
+    data = _onion_directory(layout, box).parent
+    copy_consensus(layout.data("client"), data)
+    if namespace.is_root():
+        for name in CONSENSUS_FILES:
+            if (data / name).exists():
+                os.chown(data / name, box.uid, box.uid, follow_symlinks=False)
 
 
 def relay_fingerprint(layout: Layout, nickname: str) -> str:
@@ -108,7 +117,9 @@ def _onion_directory(layout: Layout, box: Box) -> Path:
 def _write_box(layout: Layout, box: Box) -> None:
     service = _onion_directory(layout, box)
     keys.onion_service(service)
-    defaults = layout.directory / box.name / "onion-defaults.torrc"
+    # Where the box's other users can read them, though DIR may be in a private home.
+    defaults = layout.run / f"{box.name}-defaults.torrc"
+    shutil.copyfile(layout.ca, layout.run / "ca.pem")
     defaults.write_text(layout.defaults.read_text() + outbound_line(client_address(1 + box.number)) + "\n")
     state = layout.state(box)
     if namespace.is_root():
@@ -140,7 +151,7 @@ def _box_toml(layout: Layout, box: Box, state: Path, defaults: Path) -> str:
             "state": str(state),
             "run": str(layout.run / f"b{box.number}"),
             **root,
-            "extra_ca": str(layout.ca),
+            "extra_ca": str(layout.run / "ca.pem"),
         },
         "relay": {
             "control": f"unix:{layout.sockets(relay.nickname) / 'control'}",
@@ -159,12 +170,27 @@ def _box_toml(layout: Layout, box: Box, state: Path, defaults: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def _forget_other_consensus(layout: Layout, identity: AuthorityKeys) -> None:
-    """Drop what tors remember of other relays or another authority: a new consensus is made sooner than that ends."""
+def _renew_consensus(layout: Layout, identity: AuthorityKeys) -> None:
+    """Make the last consensus current again for every tor; forget it if it is of other relays or another authority."""
     memory = layout.directory / "relays.json"
     now = json.dumps([identity.v3ident, *(relay.nickname for relay in layout.relays)])
+    data = layout.data(layout.authority.nickname)
+    renewed = {}
     if memory.exists() and memory.read_text() == now:
-        return
-    for path in layout.directory.glob(f"*/{_CONSENSUS_PATTERN}"):
-        path.unlink()
+        key = keys.signing_key(data)
+        for name in (CONSENSUS_FILES[0], "cached-consensus"):
+            last = (data / name).read_text() if (data / name).exists() else ""
+            renewed[name] = consensus.renewed(last, key, now_s=time.time())
     memory.write_text(now)
+    texts = {name: text for name, text in renewed.items() if text}
+    if len(texts) < 2 or any(
+        consensus.nicknames(text) < {r.nickname for r in layout.relays} for text in texts.values()
+    ):
+        for path in layout.directory.glob("*/cached-*"):
+            path.unlink()
+        return
+    for name, text in texts.items():
+        (data / name).write_text(text)
+    for nickname in ("client", *(relay.nickname for relay in layout.relays[1:])):
+        copy_consensus(data, layout.data(nickname))
+        (layout.data(nickname) / "cached-consensus").unlink(missing_ok=True)

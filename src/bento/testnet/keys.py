@@ -56,6 +56,13 @@ def authority_keys(data: Path, dir_address: str, *, now_s: float) -> AuthorityKe
     return AuthorityKeys(fingerprint, _certified(certificate, "fingerprint"))
 
 
+def signing_key(data: Path) -> rsa.RSAPrivateKey:
+    """What the authority whose DataDirectory is `data` signs a consensus with."""
+    key = serialization.load_pem_private_key((data / "keys" / "authority_signing_key").read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
+
+
 def onion_service(directory: Path) -> str:
     """The 56 letters of the onion service whose HiddenServiceDir is `directory`."""
     hostname = directory / "hostname"
