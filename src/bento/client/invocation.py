@@ -1,0 +1,208 @@
+"""One call of one entry, as its caller sees it: output as it comes, input, its end. It survives lost circuits."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from bento.client.conversation import StreamLost
+from bento.client.stream import Stream
+from bento.config import MIN_BUFFER_BYTES
+from bento.errors import BentoError, BoxUnreachable, FunctionRaised, LimitReached
+from bento.protocol.inner import InvocationSide
+from bento.protocol.messages import InnerReply, Output, Raise, Resumed, Return
+
+REATTACH_DELAYS_S: Final = (0.0, 0.2, 1.0, 3.0)
+"""Tries to come back after a lost stream: at once for a broken circuit, later for a box's server that restarts."""
+
+
+class Instance(Protocol):
+    """What an invocation needs of its function."""
+
+    @property
+    def deadline_s(self) -> float: ...
+
+    async def attach(self, side: InvocationSide, inner: bytes) -> tuple[Stream, list[InnerReply]]: ...
+
+    async def verify_running(self) -> None: ...
+
+
+class Invocation:
+    """Use it in `async with`; iterate for the output, then `await result()`.
+
+    Leaving the block early leaves the call running until the instance ends.
+    """
+
+    def __init__(
+        self, instance: Instance, side: InvocationSide, entry: str, args: tuple[Any, ...], *, has_input: bool
+    ) -> None:
+        self._instance = instance
+        self._side = side
+        self._call = entry, args
+        self._stream: Stream | None = None
+        self._reading = asyncio.Lock()
+        self._chunks: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._taken = asyncio.Event()
+        self._was_attached = False
+        self._has_started = False
+        self._may_send = False
+        self._ended_input = not has_input
+        if not has_input:
+            side.input(b"")
+
+    async def __aenter__(self) -> Self:
+        async with self._reading:
+            await self._attach()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drop_stream()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece of output. Raises: as `result` does, once all output has been given."""
+        await self._pump_until(lambda: bool(self._chunks) or self._side.outcome is not None)
+        if self._chunks:
+            chunk = self._chunks.popleft()
+            self._held_bytes -= len(chunk)
+            self._taken.set()
+            return chunk
+        if isinstance(self._side.outcome, Raise):
+            raise outcome_error(self._side.outcome)
+        raise StopAsyncIteration
+
+    async def result(self) -> Any:
+        """Wait for the end; the returned value. Output that nobody has iterated over is dropped.
+
+        Raises: FunctionRaised; LimitReached; NoSuchInstance if it was ended; BoxUnreachable.
+        """
+        async for _ in self:
+            pass
+        assert isinstance(self._side.outcome, Return)
+        return self._side.outcome.value
+
+    async def send(self, data: bytes) -> None:
+        """Give the function input; waits while too much of it has not been read. Nothing happens after the end."""
+        view = memoryview(data)
+        while view and self._side.outcome is None:
+            await self._wait_for_room()
+            piece = view[: max(self._side.input_room_bytes, 0)]
+            view = view[len(piece) :]
+            if piece and self._side.outcome is None:
+                await self._send_input(bytes(piece))
+
+    async def end_input(self) -> None:
+        """Let `api.recv()` give b"" behind the input sent so far."""
+        if not self._ended_input:
+            self._ended_input = True
+            await self._send_input(b"")
+
+    async def _send_input(self, data: bytes) -> None:
+        frames = self._side.input(data)
+        # Before it may be sent it is kept by the side, and goes with the session's start.
+        if self._stream is not None and self._may_send:
+            await self._stream.write(frames)
+
+    async def _wait_for_room(self) -> None:
+        """Read, since acknowledgements come there, until input may be sent; output is kept meanwhile, up to a limit."""
+        while self._held_bytes > MIN_BUFFER_BYTES and self._side.input_room_bytes <= 0:
+            self._taken.clear()
+            async with asyncio.timeout_at(self._instance.deadline_s):
+                await self._taken.wait()
+        await self._pump_until(lambda: self._side.input_room_bytes > 0 or self._side.outcome is not None)
+
+    async def _pump_until(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            async with self._reading:
+                if not is_done():  # another task may have read it
+                    await self._pump()
+
+    async def _pump(self) -> None:
+        """Take in what comes next; on a new stream if the one before is lost."""
+        if self._stream is None:
+            if self._was_attached:
+                await self._instance.verify_running()
+            await self._attach()
+            return
+        if not self._chunks:  # all of it is the caller's by now
+            await self._stream.write(self._side.acknowledge())
+        try:
+            async with asyncio.timeout_at(self._instance.deadline_s):
+                data = await self._stream.read()
+        except TimeoutError:
+            self._drop_stream()
+            await self._instance.verify_running()
+            raise BoxUnreachable("the function says nothing, though its lease is over") from None
+        if data:
+            await self._take(self._side.receive(data))
+        else:
+            self._drop_stream()
+
+    async def _attach(self) -> None:
+        """Begin a session: with the Invoke, or where that has arrived with a Resume."""
+        failure: BentoError | None = None
+        for delay_s in REATTACH_DELAYS_S:
+            await asyncio.sleep(delay_s)
+            if failure is not None:
+                await self._instance.verify_running()
+            try:
+                self._side.begin_session()
+                self._may_send = not self._has_started
+                self._stream, events = await self._instance.attach(self._side, self._opening())
+                self._was_attached = True
+                await self._take(events)
+                return
+            except BoxUnreachable as error:
+                self._drop_stream()
+                failure = error
+                if not (self._has_started or isinstance(error, StreamLost)):
+                    raise
+        assert failure is not None
+        raise failure
+
+    def _opening(self) -> bytes:
+        if self._has_started:
+            return self._side.resume()
+        return self._side.invoke(*self._call) + self._side.resend(Resumed(0))
+
+    async def _take(self, events: list[InnerReply]) -> None:
+        for event in events:
+            if isinstance(event, Output):
+                self._chunks.append(event.data)
+                self._held_bytes += len(event.data)
+            elif isinstance(event, Resumed):
+                await self._begin_sending(event)
+            elif isinstance(event, Return | Raise):
+                await self._end(event)
+
+    async def _begin_sending(self, event: Resumed) -> None:
+        self._has_started = True
+        if not self._may_send and self._stream is not None:
+            self._may_send = True
+            await self._stream.write(self._side.resend(event))
+
+    async def _end(self, event: Return | Raise) -> None:
+        """Let the loader forget the invocation. A failed load has none, and ends with a Raise all the same."""
+        if self._stream is not None:
+            await self._stream.write(self._side.acknowledge())
+        self._drop_stream()
+        self._taken.set()
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def outcome_error(outcome: Raise) -> BentoError:
+    """The error that a Raise stands for: a limit that the function met, or what it raised."""
+    if outcome.rule:
+        what = f"{outcome.type}: {outcome.message}" if outcome.message else outcome.type
+        return LimitReached(outcome.rule, f"the function met its limit {outcome.rule}: {what}")
+    return FunctionRaised(outcome.type, outcome.message)
