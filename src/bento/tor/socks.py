@@ -1,7 +1,7 @@
 """SOCKS 5 as tor speaks it, without waiting: everything up to CONNECT is sent at once, the answers are read later.
 
 >>> reader = ReplyReader()
->>> reader.feed(bytes.fromhex("0502" "0100" "05000001 00000000 0000") + b"data")
+>>> reader.feed(bytes.fromhex("0100" "05000001 00000000 0000") + b"data")
 b'data'
 """
 
@@ -54,7 +54,9 @@ def _encode_host(host: str) -> bytes:
 
 
 class ReplyReader:
-    """The three answers to `encode_connect`."""
+    """Tor's answers to `encode_connect`: to the greeting (which tor leaves out when all came in one write), to the
+    user name, and to CONNECT.
+    """
 
     def __init__(self) -> None:
         self._held = b""
@@ -65,12 +67,17 @@ class ReplyReader:
         Raises: SocksRefused, ProtocolError.
         """
         self._held += data
-        held = self._held
-        if (len(held) >= 2 and held[:2] != b"\x05\x02") or (len(held) >= 4 and held[3] != 0):
+        answers = self._held.removeprefix(_METHOD)
+        if answers[:2] not in (_LOGIN, _LOGIN[:1], b"") and self._held != _METHOD[:1]:
             raise ProtocolError("tor did not take the SOCKS user name", hint="is this Bento's own tor?")
-        if len(held) >= 6 and held[5] != 0:
-            raise SocksRefused(held[5])
-        if len(held) < 9:
+        reply = answers[2:]
+        if len(reply) >= 2 and reply[1] != 0:
+            raise SocksRefused(reply[1])
+        if len(reply) < 5:
             return None
-        size = 4 + {1: 4, 3: held[8] + 1, 4: 16}.get(held[7], 4) + 2
-        return held[4 + size :] if len(held) >= 4 + size else None
+        size = 4 + {1: 4, 3: reply[4] + 1, 4: 16}.get(reply[3], 4) + 2
+        return reply[size:] if len(reply) >= size else None
+
+
+_METHOD: Final = b"\x05\x02"
+_LOGIN: Final = b"\x01\x00"
