@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from bento.config import EXIT_OUT_OF_MEMORY
 from bento.sandbox.spec import Cause, Limits, Tombstone
 
 MAX_TOMBSTONES: Final = 4096
@@ -63,9 +64,10 @@ class Instance:
         """What ended it, from its exit status (negative: the signal) and what it had used."""
         if self.ending is not None:
             return self.ending
-        if status == -signal.SIGKILL and was_out_of_memory:
+        was_killed = status == -signal.SIGKILL
+        if status == EXIT_OUT_OF_MEMORY or (was_killed and was_out_of_memory):
             return Ending("limit", "memory_bytes", self.limits.memory_bytes, self.limits.memory_bytes)
-        if status == -signal.SIGKILL and cpu_s >= math.ceil(self.limits.cpu_s) - _CPU_SLACK_S:
+        if was_killed and cpu_s >= math.ceil(self.limits.cpu_s) - _CPU_SLACK_S:
             return Ending("limit", "cpu_s", self.limits.cpu_s, cpu_s)
         return Ending("exit" if status == 0 else "crash")
 

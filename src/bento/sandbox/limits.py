@@ -29,17 +29,19 @@ def apply_limits(limits: Limits, *, pid: int, uid: int, storage: int, cgroups: C
     cgroups.limit(slot, limits)
     syscalls.reconfigure(storage, storage_options(limits))
     with _real_ids_of(uid):
-        for kind, value in _resource_limits(limits, pid):
+        for kind, value in _resource_limits(limits, pid, counts_threads=cgroups.tier == "rlimits"):
             resource.prlimit(pid, kind, (value, value))
 
 
-def _resource_limits(limits: Limits, pid: int) -> Iterator[tuple[int, int]]:
+def _resource_limits(limits: Limits, pid: int, *, counts_threads: bool) -> Iterator[tuple[int, int]]:
     size_bytes = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * _PAGE_BYTES
     # Python answers a full address space with MemoryError, which tells the function more than a kill would.
     yield resource.RLIMIT_AS, size_bytes + limits.memory_bytes
     yield resource.RLIMIT_CPU, math.ceil(limits.cpu_s)
-    yield resource.RLIMIT_NPROC, limits.threads
     yield resource.RLIMIT_NOFILE, limits.descriptors
+    if counts_threads:
+        # Counted for each uid, so boxes that share a range of uids would share it; a cgroup counts for itself.
+        yield resource.RLIMIT_NPROC, limits.threads
 
 
 @contextmanager

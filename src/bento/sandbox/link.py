@@ -9,6 +9,7 @@ async for event in link.events():
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
@@ -72,6 +73,18 @@ class ReaperLink:
         self.adopted: tuple[Living, ...] = ()
         self.tombstones: tuple[Tombstone, ...] = ()
         """Of instances that ended before this server connected; later ones come as events."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the reaper still listens to this link."""
+        return not self._closed.is_set()
+
+    @property
+    def reaper_pid(self) -> int:
+        """The reaper's pid as this process sees it."""
+        credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
+        peer = self._channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+        return int(credentials.unpack(peer)[0])
 
     @classmethod
     async def connect(cls, path: Path) -> Self:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from bento.errors import SandboxUnavailable
 from bento.sandbox import messages
 from bento.sandbox.custody import Custody
 from bento.sandbox.instances import Ending, Instance
@@ -25,6 +26,11 @@ _TICK_S = 1.0
 
 _SERVER_TIMEOUT_S = 2.0
 """A server that reads nothing for this long is as good as gone: it connects again, and is told what it missed."""
+
+_PROOF_TIMEOUT_S = 20.0
+"""The first child takes 0.3 s; where it takes this long, functions would be no use."""
+
+_TROUBLES = 3  # the newest notices, for the reason of a start that failed
 
 _ANSWER_PAUSE_S = 0.01
 """Without a server a message of each instance is answered this often, no oftener: a flood is the sender's own loss."""
@@ -56,9 +62,11 @@ class Loop:
         self._answered: list[Instance] = []
         self._listen_again_s = 0.0
         self._is_stopping = False
+        self._troubles: deque[str] = deque(maxlen=_TROUBLES)
 
     def listen(self, listener: socket.socket) -> None:
         """Welcome servers: one at a time, the newest replaces."""
+        self._alone_since_s = boot_time_s()
         self._watch.add(listener.fileno(), lambda: self._accept(listener))
 
     def stop(self) -> None:
@@ -68,19 +76,36 @@ class Loop:
     def notice(self, text: str) -> None:
         """Tell the operator: on stderr, and through the server."""
         os.write(2, f"bento: reaper: {text}\n".encode())
+        self._troubles.append(text)
         self._tell(messages.Notice(text))
 
     def run(self) -> None:
         """Turn until stopped, or until neither server nor instance is left for the time of grace."""
         while not self._is_stopping and not self._is_abandoned():
-            now_s = boot_time_s()
-            self._pool.tick(now_s)
-            self._custody.end_due(now_s)
-            self._start_waiting()
-            if self._answered and now_s >= self._listen_again_s:
-                self._answer_all(self._answered)
-            self._watch.wait(self._pause_s(now_s))
-            self._bury_dead()
+            self.turn()
+
+    def prove(self) -> None:
+        """Make the first child: what any machine may refuse, it refuses now.
+
+        Raises: SandboxUnavailable with the reason.
+        """
+        give_up_s = boot_time_s() + _PROOF_TIMEOUT_S
+        while not self._pool.idle:
+            self.turn()
+            if self._troubles or boot_time_s() > give_up_s:
+                reason = "; ".join(self._troubles) or f"no child within {_PROOF_TIMEOUT_S:g} s"
+                raise SandboxUnavailable(f"functions can't be confined on this machine: {reason}")
+
+    def turn(self) -> None:
+        """Do what is due, then wait for what comes next."""
+        now_s = boot_time_s()
+        self._pool.tick(now_s)
+        self._custody.end_due(now_s)
+        self._start_waiting()
+        if self._answered and now_s >= self._listen_again_s:
+            self._answer_all(self._answered)
+        self._watch.wait(self._pause_s(now_s))
+        self._bury_dead()
 
     def _is_abandoned(self) -> bool:
         is_alone = self._server is None and not len(self._custody.instances)

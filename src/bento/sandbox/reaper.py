@@ -5,12 +5,12 @@ the functions' root, and serves `RUN/reaper.sock` until it is told to stop.
 """
 
 import fcntl
-import gc
 import os
 import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -51,54 +51,54 @@ class Report(msgspec.Struct, frozen=True):
 def main() -> None:
     """Start, report, and serve until told to stop."""
     config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=SandboxConfig)
+    starter = _leave_starter()
     try:
-        filter_program = build_filter()
-        verify_seccomp(filter_program)
-        _allow_descriptors(config.slots * _DESCRIPTORS_PER_CHILD + _SPARE_DESCRIPTORS)
-        is_root = owns_uids(config.uid_base, config.slots)
-        os.chdir(config.run)
-        lock = _take_lock()
-        cgroups = _open_cgroups(config)
-        enter_namespaces(is_root=is_root)
-        if os.fork():
-            os._exit(0)
+        _run(config, starter)
+    except (BentoError, OSError) as error:
+        _report(starter, Report(str(error), getattr(error, "hint", "")))
+        sys.exit(1)
+
+
+def _run(config: SandboxConfig, starter: int) -> None:
+    filter_program = build_filter()
+    verify_seccomp(filter_program)
+    _allow_descriptors(config.slots * _DESCRIPTORS_PER_CHILD + _SPARE_DESCRIPTORS)
+    is_root = owns_uids(config.uid_base, config.slots)
+    os.chdir(config.run)
+    _take_lock()
+    cgroups = _open_cgroups(config)
+    enter_namespaces(is_root=is_root)
+    if os.fork():
+        os._exit(0)
+    try:
         settle_as_first()
         build_root(config.image, Path(_ROOT_NAME))
-        listener = _listen(config)
-    except (BentoError, OSError) as error:
-        _report(Report(str(error), getattr(error, "hint", "")))
-        sys.exit(1)
-    _serve(config, filter_program, cgroups, listener, is_root=is_root)
-    os.close(lock)
+        loop = _plan(config, filter_program, cgroups, is_root=is_root)
+        loop.prove()
+        loop.listen(_listen(config))
+        _report(starter, Report(tier=cgroups.tier))
+        loop.run()
+    finally:
+        _end_all(cgroups)
 
 
-def _serve(
-    config: SandboxConfig, filter_program: bytes, cgroups: Cgroups, listener: socket.socket, *, is_root: bool
-) -> None:
+def _plan(config: SandboxConfig, filter_program: bytes, cgroups: Cgroups, *, is_root: bool) -> Loop:
     watch = Watch()
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     plant = Plant(config, str(Path(_ROOT_NAME).resolve()), filter_program, proc)
     pool = Pool(plant, cgroups, watch, lambda text: loop.notice(text), is_root=is_root)  # noqa: PLW0108 (made below)
     loop = Loop(config, pool, Custody(pool, cgroups), watch, cgroups.tier)
     _catch_signals(loop, watch)
-    loop.listen(listener)
-    _report(Report(tier=cgroups.tier))
-    _leave_starter()
-    gc.freeze()
-    try:
-        loop.run()
-    finally:
-        _end_all(cgroups)
+    return loop
 
 
-def _take_lock() -> int:
-    """A lock for as long as this reaper lives: one for each run folder."""
+def _take_lock() -> None:
+    """Lock the run folder for as long as this process, or its child, lives."""
     lock = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SandboxUnavailable("a reaper runs already for this run folder") from None
-    return lock
 
 
 def _allow_descriptors(wanted: int) -> None:
@@ -159,33 +159,39 @@ def _drain(pipe: int) -> None:
     os.read(pipe, 4096)
 
 
-def _report(report: Report) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(report))
-    sys.stdout.buffer.flush()
-
-
-def _leave_starter() -> None:
-    """Let go of the starter's pipes; it waits for their end."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
+def _leave_starter() -> int:
+    """Let go of stdin and stdout. Returns the descriptor for the report, whose end the starter waits for."""
+    starter = os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in (0, 1):
+        os.dup2(null, descriptor)
     os.close(null)
+    return starter
+
+
+def _report(starter: int, report: Report) -> None:
+    """Say how the start went, once; what fails later is in the log."""
+    try:
+        os.write(starter, msgspec.json.encode(report))
+        os.close(starter)
+    except OSError:
+        os.write(2, f"bento: reaper: {report.error}\n".encode())
 
 
 def _end_all(cgroups: Cgroups) -> None:
     """End every process of the namespace, then remove what outlives them."""
+    assert os.getpid() == 1
     signal.set_wakeup_fd(-1)
-    try:
+    with suppress(ProcessLookupError, ChildProcessError):
         os.kill(-1, signal.SIGKILL)
         while True:
             os.wait()
-    except (ProcessLookupError, ChildProcessError):
-        pass
     cgroups.remove()
     for name in (SOCKET_NAME, LOCK_NAME):
         Path(name).unlink(missing_ok=True)
-    syscalls.detach_mount(_ROOT_NAME)
-    Path(_ROOT_NAME).rmdir()
+    with suppress(OSError):  # where the start failed before there was one
+        syscalls.detach_mount(_ROOT_NAME)
+        Path(_ROOT_NAME).rmdir()
 
 
 if __name__ == "__main__":

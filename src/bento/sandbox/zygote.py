@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final, NoReturn
 
+from bento.config import EXIT_OUT_OF_MEMORY
 from bento.sandbox import messages, syscalls
 from bento.sandbox.confine import CONTROL_FD, Outfit, confine
 
@@ -122,6 +123,8 @@ def _live(serve: Serve) -> NoReturn:
         control.send(messages.READY_PACKET)
         serve(control)
         status = 0
+    except MemoryError:
+        status = EXIT_OUT_OF_MEMORY
     finally:
         os._exit(status)
 

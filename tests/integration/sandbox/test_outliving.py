@@ -1,0 +1,208 @@
+"""The reaper outlives its server: what runs goes on, ends when it must, and is told to the next server."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bento.errors import SandboxUnavailable
+from bento.sandbox.link import NoRoom, ReaperLink
+from bento.sandbox.start import is_reaper_running, start_reaper
+
+ECHO = """
+while True:
+    data = connection.recv(100)
+    if not data: break
+    connection.sendall(data)
+"""
+ASK = """
+connection.sendall(b"asking ")
+control.send(b"a question")
+connection.sendall(control.recv(100))
+connection.recv(1)
+"""
+
+
+def path_of(sandbox: Any) -> Path:
+    return Path(sandbox.config.run) / "reaper.sock"
+
+
+def test_a_session_goes_on_without_a_server(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start(ECHO, record=b"what the server knew")
+        sandbox.link.close()
+        guest.connection.send(b"still there")
+        assert await guest.read_some() == b"still there"
+        sandbox.use(await ReaperLink.connect(path_of(sandbox)))
+        (living,) = sandbox.link.adopted
+        assert (living.instance, living.record) == (guest.name, b"what the server knew")
+        assert 50 < living.lease_left_s <= 60
+        living.control.close()
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_a_question_is_answered_without_a_server(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        early = await sandbox.start("control.send(b'before')\ncontrol.recv(100)\n" + ASK)
+        assert await asyncio.get_running_loop().sock_recv(early.control, 100) == b"before"
+        sandbox.link.close()
+        early.control.send(b"the last word of the old server")
+        heard = b""
+        while heard != b"asking no server":
+            heard += await early.read_some()
+        early.close()
+        await sandbox.reconnect()
+
+    with_sandbox(scenario)
+
+
+def test_a_flood_of_questions_does_not_stop_the_reaper(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        flood = await sandbox.start("connection.send(b'.')\nwhile True: control.send(bytes(60000))", lease_s=1.5)
+        await flood.read_some()
+        pid = sandbox.link.reaper_pid
+        sandbox.link.close()
+        used_s = cpu_used_s(pid)
+        await asyncio.sleep(0.5)
+        assert cpu_used_s(pid) - used_s < 0.25
+        assert await flood.read() == b""  # its lease is over
+        flood.close()
+        await sandbox.reconnect()
+
+    with_sandbox(scenario)
+
+
+def cpu_used_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_lease_ends_an_instance_without_a_server(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)", lease_s=0.3)
+        sandbox.link.close()
+        assert await guest.read() == b""
+        await sandbox.reconnect()
+        assert sandbox.link.adopted == ()
+        assert (await sandbox.tombstone(guest)).cause == "lease"
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_a_newer_server_replaces_the_older(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        older = sandbox.link
+        await sandbox.reconnect()
+        async with asyncio.timeout(5):
+            while older.is_open:
+                await asyncio.sleep(0.01)
+        with pytest.raises(SandboxUnavailable):
+            older.renew(b"x", 1)
+        assert sandbox.link.is_open
+
+    with_sandbox(scenario)
+
+
+def test_a_new_server_may_end_what_an_older_one_started(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)")
+        await sandbox.reconnect()
+        sandbox.link.end(guest.name, "shutdown")
+        assert (await sandbox.tombstone(guest)).cause == "shutdown"
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_a_packet_that_does_not_fit_costs_the_server_its_connection(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+            raw.connect(str(path_of(sandbox)))
+            raw.settimeout(5)
+            assert raw.recv(100_000)  # its welcome
+            raw.send(b"\xc1 is no message")
+            while raw.recv(100_000):
+                pass
+        await sandbox.reconnect()
+        assert await sandbox.answer("answer = 1") == 1
+
+    with_sandbox(scenario)
+
+
+def test_says_when_it_is_full(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guests = [await sandbox.start("connection.recv(1)") for _ in range(3)]
+        with pytest.raises(NoRoom):
+            await sandbox.start("")
+        guests[0].connection.send(b".")
+        await sandbox.tombstone(guests[0])
+        assert await sandbox.answer("answer = 1") == 1
+        for guest in guests:
+            guest.close()
+
+    with_sandbox(scenario, slots=3)
+
+
+def test_a_burst_waits_for_the_pool(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        answers = await asyncio.gather(*(sandbox.answer(f"answer = {number}") for number in range(20)))
+        assert answers == list(range(20))
+
+    with_sandbox(scenario)
+
+
+def test_one_name_is_one_instance(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)")
+        theirs, ours = socket.socketpair()
+        with theirs, ours, pytest.raises(SandboxUnavailable, match="runs already"):
+            limits = sandbox.config.waiting
+            await sandbox.link.start(guest.name, b"x", limits, lease_s=1, wall_s=0, record=b"", connection=theirs)
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_one_run_folder_has_one_reaper(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        pid = sandbox.link.reaper_pid
+        assert is_reaper_running(Path(sandbox.config.run))
+        await asyncio.to_thread(start_reaper, sandbox.config)
+        await sandbox.reconnect()
+        assert sandbox.link.reaper_pid == pid
+
+    with_sandbox(scenario)
+
+
+def test_ends_by_itself_when_nobody_is_left(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        sandbox.link.close()
+        await gone(sandbox)
+        assert list(Path(sandbox.config.run).iterdir()) == []
+
+    with_sandbox(scenario, grace_s=1)
+
+
+def test_ends_on_sigterm(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)")
+        os.kill(sandbox.link.reaper_pid, signal.SIGTERM)
+        assert await guest.read() == b""
+        await gone(sandbox)
+        guest.close()
+
+    with_sandbox(scenario, own=True)
+
+
+async def gone(sandbox: Any) -> None:
+    async with asyncio.timeout(10):
+        while is_reaper_running(Path(sandbox.config.run)):
+            await asyncio.sleep(0.02)
