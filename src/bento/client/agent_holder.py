@@ -65,6 +65,11 @@ class _Way:
     circuits: Circuits
     circuit: Circuit | None
 
+    def is_good_for(self, target: Target, by_onion: bool) -> bool:
+        if self.target != target or by_onion != (self.circuit is None):
+            return False
+        return self.circuit is None or self.circuits.is_open(self.circuit)
+
 
 class Holder:
     """One command's connection. Its circuit is used by nobody else, and closed when the connection ends."""
@@ -102,8 +107,7 @@ class Holder:
     async def _build(self, request: Build, tor: Tor, circuits: Circuits) -> Built:
         way, target = self._way, request.target
         by_onion = request.by_onion or not (target.is_open and tor.can_exit_to_self)
-        is_ready = way and way.target == target and (circuits.is_open(way.circuit) if way.circuit else by_onion)
-        if not is_ready:
+        if way is None or not way.is_good_for(target, by_onion):
             await self._release()
             self._way = await self._find_way(target, by_onion, circuits)
             circuits.route(self._username, self._way.circuit)

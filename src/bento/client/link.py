@@ -18,7 +18,7 @@ from bento.client.agent_messages import Build, Built, Dial, Dialled, Failed, Hop
 from bento.client.agent_start import agent_log, connect_agent
 from bento.client.profile import Profile
 from bento.client.stream import Stream
-from bento.errors import BoxUnreachable, ProtocolError, TorUnavailable, from_wire
+from bento.errors import BoxUnreachable, NoSuchInstance, ProtocolError, TorUnavailable, from_wire
 from bento.tor.box_list import ListedBox
 from bento.tor.socks import NOT_ALLOWED, SocksRefused
 
@@ -49,6 +49,7 @@ class Link:
         self._asking = asyncio.Lock()
         self._last_id = 0
         self._by_onion = False
+        self._is_closed = False
 
     async def build(self) -> None:
         """Have a circuit ready. Raises: BoxUnreachable, TorUnavailable, NetworkDown."""
@@ -74,7 +75,11 @@ class Link:
         raise BoxUnreachable("the box can't be reached, neither by its relay nor by its onion service")
 
     def close(self) -> None:
-        """Give the circuit back."""
+        """Give the circuit back, for good."""
+        self._is_closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._agent is not None:
             self._agent.close()
             self._agent = None
@@ -91,10 +96,12 @@ class Link:
             try:
                 return await self._exchange(request, kind)
             except _AgentGone:
-                self.close()
+                self._let_go()
             return await self._exchange(request, kind)
 
     async def _exchange(self, request: Callable[[int], Build | Dial], kind: type[T]) -> tuple[T, int | None]:
+        if self._is_closed:
+            raise NoSuchInstance("the function is used outside its block", hint="use it inside `async with`")
         if self._agent is None:
             self._agent = await connect_agent(self._profile)
         self._last_id += 1
