@@ -80,7 +80,8 @@ def make_box(policy: str = "", more: str = "") -> LoneBox:
     with socket.create_server((address, 0)) as probe:
         port = probe.getsockname()[1]
     (folder / "box.toml").write_text(
-        f'address = "{address}"\nport = {port}\nstate = "{folder}/state"\nrun = "{folder}/run"\nuser = "64101"\n{more}\n'
+        f'address = "{address}"\nport = {port}\nuser = "64101"\n'
+        f'state = "{folder}/state"\nrun = "{folder}/run"\n{more}\n'
         f'[relay]\ncontrol = "{folder}/control"\ncookie = "{folder}/cookie"\n[policy]\n{policy}\n'
     )
     return LoneBox(folder, (address, port), None)  # type: ignore[arg-type] # set by start

@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,7 +92,9 @@ class Call:
     def _open(self, opening: Message, inner: bytes) -> None:
         self.outer = ClientSide()
         self.stream = socket.create_connection(self.function.address, WAIT_S)
-        self.stream.sendall(pad_flight(self.outer.send(opening) + inner))
+        flight = pad_flight(self.outer.send(opening) + inner)
+        self.sent_s = time.perf_counter()
+        self.stream.sendall(flight)
 
     def resume(self) -> None:
         """Break off, and come back on a new stream."""

@@ -94,8 +94,7 @@ class Instances:
 
         Raises: Refused with every broken rule; BadToken if the id is taken by another's instance.
         """
-        while request.instance in self._starting:
-            await self._starting[request.instance].wait()
+        await self._settle(request.instance)
         known = self._running.get(request.instance)
         if known is None:
             await self._start(request, connection)
@@ -104,14 +103,16 @@ class Instances:
         else:
             self._hand_over(known, Spawned(known.record.grant, known.lease_s), connection)
 
-    def connect(self, request: Connect, connection: socket.socket) -> None:
+    async def connect(self, request: Connect, connection: socket.socket) -> None:
         """Hand the connection over to the instance that the token finds; NoSuchInstance if there is none."""
+        await self._settle(identify(request.route))
         found = self._find(identify(request.route))
         self._hand_over(found, Connected(found.lease_s), connection)
 
-    def status(self, request: Status) -> State:
+    async def status(self, request: Status) -> State:
         """How the instance is, or how it ended; NoSuchInstance if its lease is over or it never was."""
         name = identify(request.route)
+        await self._settle(name)
         tombstone = self._tombstone(name)
         if name not in self._running and tombstone is not None:
             left_s = max(0, round(tombstone.until_s - now_s()))
@@ -120,6 +121,7 @@ class Instances:
 
     async def renew(self, request: Renew) -> int:
         """Renew a lease. Returns: seconds left, never past the grant's wall time."""
+        await self._settle(request.instance)
         found = self._owned(request.instance, request.shutdown)
         if request.lease_s > self._policy.lease_s:
             raise Refused([Refusal("lease_s", request.lease_s, self._policy.lease_s, "renew for less, and more often")])
@@ -130,6 +132,7 @@ class Instances:
 
     async def shutdown(self, request: Shutdown) -> None:
         """End an instance and wait until it has; one that has ended already is no error."""
+        await self._settle(request.instance)
         if request.instance not in self._running and self._tombstone(request.instance):
             return
         found = self._owned(request.instance, request.shutdown)
@@ -166,6 +169,11 @@ class Instances:
         finally:
             del self._starting[request.instance]
             starting.set()
+
+    async def _settle(self, name: bytes) -> None:
+        """Wait while an instance starts: its output may reach the client before the reaper's answer is here."""
+        while name in self._starting:
+            await self._starting[name].wait()
 
     def _hand_over(self, instance: Instance, answer: Spawned | Connected, connection: socket.socket) -> None:
         packet = encode_packet(Attach(encode_frame(answer)))

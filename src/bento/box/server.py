@@ -105,7 +105,7 @@ class Server:
                 await self._instances.spawn(request, connection)
                 return True
             if isinstance(request, Connect):
-                self._instances.connect(request, connection)
+                await self._instances.connect(request, connection)
                 return True
             answer = await self._answer(request)
             if answer is not None:
@@ -117,7 +117,7 @@ class Server:
             case Describe():
                 return self._description()
             case Status():
-                return self._instances.status(request)
+                return await self._instances.status(request)
             case Renew():
                 return Renewed(await self._instances.renew(request))
             case Shutdown():

@@ -7,7 +7,7 @@ What goes wrong is one line `bento: error: ...` and one `bento: hint: ...` on st
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bento import __version__
@@ -25,10 +25,20 @@ INTERNAL = 70
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit status."""
-    try:
-        _open_standard_descriptors()
+
+    def run() -> int:
         args = _parse(argv)
         status: int = args.run(args)
+        return status
+
+    return guarded(run)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a command; whatever it raises is told in one line, and becomes an exit status."""
+    try:
+        _open_standard_descriptors()
+        status = run()
         if sys.stdout is not None:
             sys.stdout.flush()
     except BentoError as error:
