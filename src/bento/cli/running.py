@@ -13,6 +13,7 @@ from typing import Any, Final
 from bento.client import Client, Function, Invocation
 from bento.client.source import Source, read_source
 from bento.client.tasks import alongside
+from bento.errors import UsageError
 
 TERMINATED: Final = 143
 """As shells count a command that SIGTERM ended."""
@@ -32,6 +33,8 @@ def run_function(
     source = read_source(file)
     entry = entry or source.default_entry
     source.verify_call(entry, tuple(args))
+    # A shell's background jobs ignore it: whoever sends it all the same means this function.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         asyncio.run(_run(client, source, entry, args, box, timeout_s))
     except asyncio.CancelledError:
@@ -106,7 +109,12 @@ async def _write(data: bytes) -> None:
     view = memoryview(data)
     while view:
         await _wait(_STDOUT, select.POLLOUT)
-        view = view[os.write(_STDOUT, view[:_WRITE_BYTES]) :]
+        try:
+            view = view[os.write(_STDOUT, view[:_WRITE_BYTES]) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"can't write the output: {error.strerror}", hint="is the disk full?") from None
 
 
 async def _wait(descriptor: int, event: int) -> None:

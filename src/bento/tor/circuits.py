@@ -36,8 +36,10 @@ BUILD_TRIES: Final = 3
 _DRAWS: Final = 50
 """Middles looked at before giving up: even a family of half the network is never drawn so often in a row."""
 
-_END_REASONS: Final = {"RESOLVEFAILED": 2, "CONNECTREFUSED": 3, "EXITPOLICY": 4, "DESTROY": 5, "TIMEOUT": 7}
 _MISC: Final = 1
+_END_REASONS: Final = {"RESOLVEFAILED": 2, "CONNECTREFUSED": 3, "EXITPOLICY": 4, "DESTROY": 5, "TIMEOUT": 7}
+_REMOTE_REASONS: Final = _END_REASONS | {"MISC": 3}
+"""An exit says MISC where its connect fails at once, as on its own host it does when nothing listens."""
 _TORS_CHOICE: Final = "0"
 
 
@@ -209,14 +211,16 @@ class Circuits:
             try:
                 await self._ask(self._control.attach_stream, stream, circuit)
             except CommandRejected:
-                await self._close_stream(stream, "DESTROY")
+                await self._close_stream(stream, _END_REASONS["DESTROY"])
         elif state == "NEW" and event.keywords.get("PURPOSE") == "USER":
-            await self._close_stream(stream, "MISC")  # a user name that is no longer routed
+            await self._close_stream(stream, _MISC)  # a user name that is no longer routed
         elif state == "DETACHED":
-            await self._close_stream(stream, event.keywords.get("REMOTE_REASON") or event.keywords.get("REASON", ""))
+            reason, remote = event.keywords.get("REASON", ""), event.keywords.get("REMOTE_REASON", "")
+            number = _REMOTE_REASONS.get(remote) if reason == "END" else _END_REASONS.get(reason)
+            await self._close_stream(stream, number or _MISC)
 
-    async def _close_stream(self, stream: str, reason: str) -> None:
-        await self._ask_loosely(self._control.close_stream, stream, _END_REASONS.get(reason, _MISC))
+    async def _close_stream(self, stream: str, reason: int) -> None:
+        await self._ask_loosely(self._control.close_stream, stream, reason)
 
     async def _ask(self, question: Callable[..., T], *args: Any) -> T:
         """Ask tor in a thread, for so long."""

@@ -18,7 +18,7 @@ _REASONS: Final = {
     NOT_ALLOWED: "the relay does not let circuits end at the box",
     3: "the network is unreachable from the relay",
     4: "the box can't be found: its onion service is not there, or the circuit broke",
-    5: "nothing listens at the box's address: its server is down",
+    5: "its server is down: nothing listens at its address",
     6: "no answer in time",
     0xF0: "its onion service has no descriptor: it is down",
     0xF1: "its onion service's descriptor is not valid",
