@@ -11,7 +11,7 @@ from bento.testnet import BoxPlan, Network
 from bento.testnet.keys import AuthorityKeys
 from bento.testnet.layout import MAX_BOXES, Layout, boxes_for, client_address, plan, web_address
 from bento.testnet.namespace import PUBLIC_RANGE
-from bento.testnet.torrc import FIRST_VOTE_S, SAFEGUARDS, authority_torrc, defaults_lines, relay_torrc
+from bento.testnet.torrc import SAFEGUARDS, authority_torrc, defaults_lines, relay_torrc, vote_offset
 
 KEYS = AuthorityKeys("A" * 40, "B" * 40)
 
@@ -105,9 +105,11 @@ def test_the_defaults_name_the_authority_and_restore_every_safeguard() -> None:
     assert set(SAFEGUARDS) <= set(lines)
 
 
-def test_the_first_vote_ends_once_the_relays_have_come() -> None:
-    for now_s in range(1_800_000_000, 1_800_000_020):
+def test_the_first_vote_waits_for_the_relays_and_can_be_moved_nearer() -> None:
+    for now_s in range(1_800_000_000, 1_800_000_040):
         lines = dict(line.split(" ", 1) for line in authority_torrc(layout(), now_s=now_s))
         interval = int(lines["TestingV3AuthInitialVotingInterval"])
-        assert (now_s + FIRST_VOTE_S) % interval == int(lines["TestingV3AuthVotingStartOffset"])
-        assert interval > FIRST_VOTE_S
+        next_s = interval - (now_s - int(lines["TestingV3AuthVotingStartOffset"])) % interval
+        assert next_s > 15
+        assert (now_s + 2 - vote_offset(now_s + 1.5)) % interval == 0
+        assert vote_offset(now_s) < int(lines["V3AuthVotingInterval"])

@@ -186,8 +186,9 @@ def _renew_consensus(layout: Layout, identity: AuthorityKeys) -> None:
     if len(texts) < 2 or any(
         consensus.nicknames(text) < {r.nickname for r in layout.relays} for text in texts.values()
     ):
-        for path in layout.directory.glob("*/cached-*"):
-            path.unlink()
+        for pattern in ("*/cached-*", f"{data.name}/my-consensus-*", f"{data.name}/v3-status-votes"):
+            for path in layout.directory.glob(pattern):
+                path.unlink()
         return
     for name, text in texts.items():
         (data / name).write_text(text)

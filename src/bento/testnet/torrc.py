@@ -4,6 +4,7 @@
 off back at its live default. A node's own torrc is then what a live one would be.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -26,9 +27,9 @@ SAFEGUARDS: Final = (
 )
 """What TestingTorNetwork turns off and needs not to, at tor's live defaults. Timing alone stays as it sets it."""
 
-FIRST_VOTE_S: Final = 7
-"""Seconds from a first start to its consensus: the relays need 2 to come up and publish, the vote takes 4."""
-_FIRST_INTERVAL_S: Final = 10
+_FIRST_INTERVAL_S: Final = 20
+"""Between votes while there is no consensus: time enough for the relays to publish, then the vote is moved. Tor wants
+the offset below V3AuthVotingInterval as well."""
 
 _AUTHORITY_TIMING: Final = (
     "AuthoritativeDirectory 1",
@@ -36,7 +37,6 @@ _AUTHORITY_TIMING: Final = (
     "V3AuthVotingInterval 20",
     "V3AuthVoteDelay 2",
     "V3AuthDistDelay 2",
-    # The first consensus. With an interval shorter than FIRST_VOTE_S one would come before the relays do.
     f"TestingV3AuthInitialVotingInterval {_FIRST_INTERVAL_S}",
     "TestingV3AuthInitialVoteDelay 2",
     "TestingV3AuthInitialDistDelay 2",
@@ -74,14 +74,18 @@ def relay_torrc(layout: Layout, relay: Relay, *, contact: str, dead_resolver: Pa
     return lines + _policy_lines(relay, dead_resolver)
 
 
+def vote_offset(first_s: float) -> int:
+    """TestingV3AuthVotingStartOffset of an authority that knows no consensus and makes one at `first_s` (Unix time)."""
+    return math.ceil(first_s) % _FIRST_INTERVAL_S
+
+
 def authority_torrc(layout: Layout, *, now_s: float) -> list[str]:
-    """The lines of the authority; its first vote, if it knows no consensus, ends FIRST_VOTE_S after `now_s`."""
+    """The lines of the authority; if it knows no consensus, it makes none soon after `now_s` (Unix time)."""
     authority = layout.authority
-    offset = round(now_s + FIRST_VOTE_S) % _FIRST_INTERVAL_S
     return [
         *_relay_lines(layout, authority),
         f"DirPort {authority.address}:{DIR_PORT}",
-        f"TestingV3AuthVotingStartOffset {offset}",
+        f"TestingV3AuthVotingStartOffset {vote_offset(now_s - 2)}",
         *_AUTHORITY_TIMING,
     ]
 
