@@ -51,7 +51,7 @@ def report(
         "conditions": conditions,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _commit(),
-        "machine": f"{os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, Python {platform.python_version()}",
+        "machine": _machine(),
     }
     if args.json:
         print(json.dumps(result))
@@ -62,6 +62,11 @@ def report(
         print(f"  {name:<28}" + "  ".join(f"{key} {value}" for key, value in values.items()))
     for name, value in ratio.items():
         print(f"  ratio, {name:<20} {value:.3f}")
+
+
+def _machine() -> str:
+    linux = platform.release().split("-")[0]
+    return f"{os.cpu_count()} cores, Linux {linux}, Python {platform.python_version()}"
 
 
 def _commit() -> str:

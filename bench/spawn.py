@@ -1,5 +1,5 @@
-"""At the box: from a whole flight (spawn, load, invoke) to the first byte of output, fully confined, against bwrap and a
-plain interpreter doing the same."""
+"""At the box: from a whole flight (spawn, load, invoke) to the first byte of output, fully confined, against bwrap and
+a plain interpreter doing the same."""
 
 import shutil
 import subprocess
