@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -92,6 +93,8 @@ def _be_supervisor(options: Options, left: Instance, layout: Layout, channel: in
         except* BentoError as errors:
             error = errors.exceptions[0]
             tell({"error": str(error), "hint": getattr(error, "hint", "")})
+        except* Exception:  # noqa: BLE001
+            traceback.print_exc()
         if not select.select([lifeline], [], [], 0)[0]:
             return
         # The janitor is gone: its work is ours.
