@@ -35,12 +35,12 @@ _READY_WITHIN_S = 30.0
 
 @dataclass(frozen=True)
 class Plant:
-    """What zygotes are made from: the image's mounted root, the filter, a descriptor of the reaper's /proc."""
+    """What zygotes are made from: descriptors of the image's mounted root and of the reaper's /proc, the filter."""
 
     config: SandboxConfig
-    root: str
-    filter_program: bytes
+    root: int
     proc: int
+    filter_program: bytes
 
 
 @dataclass
@@ -133,18 +133,18 @@ def start_generation(plant: Plant, now_s: float) -> Generation:
     with theirs:
         pid = os.fork()
         if pid == 0:
-            _become_zygote(image, plant.root, theirs.fileno(), plant.proc)
+            _become_zygote(image, plant, theirs.fileno())
     messages.send(ours, messages.Prepare(filter=plant.filter_program, preload=image.preload, entry=image.entry))
     return Generation(pid, ours, now_s)
 
 
-def _become_zygote(image: Image, root: str, channel: int, proc: int) -> NoReturn:
+def _become_zygote(image: Image, plant: Plant, channel: int) -> NoReturn:
     try:
-        high = [fcntl.fcntl(each, fcntl.F_DUPFD, _FREE_FD) for each in (channel, proc)]
+        enter_root(plant.root)
+        high = [fcntl.fcntl(each, fcntl.F_DUPFD, _FREE_FD) for each in (channel, plant.proc)]
         for descriptor, number in zip(high, (CHANNEL_FD, PROC_FD), strict=True):
             os.dup2(descriptor, number)
         syscalls.close_from(PROC_FD + 1)
-        enter_root(root)
         os.execve(image.python, [image.python, "-I", "-S", "-c", _START, image.path], _ENVIRONMENT)  # noqa: S606
     finally:
         os._exit(_EXEC_FAILED)

@@ -121,7 +121,10 @@ class Loop:
     # --- the server -------------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        server, _ = listener.accept()
+        try:
+            server, _ = listener.accept()
+        except BlockingIOError:
+            return
         if _uid_of(server) not in (os.getuid(), self._config.server_uid):
             server.close()
             return

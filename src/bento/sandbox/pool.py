@@ -22,6 +22,8 @@ _MAX_MAKING = 4
 _CONFINED_WITHIN_S = 10.0
 """A child confines itself in 2 ms; one that has not after this is stuck, or its zygote is."""
 
+_STORAGE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+
 _PAUSE_S = 1.0
 """After an order that failed for want of something (descriptors, memory): instances end in the meantime."""
 
@@ -130,7 +132,7 @@ class Pool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, ExitStack() as undo:
             undo.callback(ours.close)
-            storage = syscalls.make_tmpfs(self._storage_options(max(uid, 0)))
+            storage = syscalls.make_tmpfs(self._storage_options(max(uid, 0)), _STORAGE)
             undo.callback(os.close, storage)
             procs = self._cgroups.join(slot)
             try:
@@ -184,8 +186,12 @@ class Pool:
             self._hear(child.generation)
         if not child.pid or self._making.get(child.slot) is not child:
             return  # its birth is still to be reported, or was its end
+        try:
+            packet = child.control.recv(len(messages.READY_PACKET), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         self._watch.drop(child.control.fileno())
-        if child.control.recv(len(messages.READY_PACKET)) == messages.READY_PACKET:
+        if packet == messages.READY_PACKET:
             del self._making[child.slot]
             self._idle.append(child)
         # else it is about to end, and is released when it is buried

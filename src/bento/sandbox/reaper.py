@@ -28,12 +28,13 @@ from bento.sandbox.namespaces import enter_namespaces, owns_uids, settle_as_firs
 from bento.sandbox.pool import Pool
 from bento.sandbox.root import build_root
 from bento.sandbox.seccomp import build_filter, verify_seccomp
-from bento.sandbox.spec import SandboxConfig
+from bento.sandbox.spec import Image, SandboxConfig
 from bento.sandbox.watch import Watch
 
 SOCKET_NAME: Final = "reaper.sock"
 LOCK_NAME: Final = "reaper.lock"
 _ROOT_NAME = "root"
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _BACKLOG = 4
 _DESCRIPTORS_PER_CHILD = 2  # control socket and storage
@@ -72,29 +73,38 @@ def _run(config: SandboxConfig, starter: int) -> None:
         os._exit(0)
     try:
         settle_as_first()
-        build_root(config.image, Path(_ROOT_NAME))
-        loop = _plan(config, filter_program, cgroups, is_root=is_root)
+        plant = Plant(config, _make_root(config.image), os.open("/proc", _FOLDER), filter_program)
+        loop = _plan(plant, cgroups, is_root=is_root)
         loop.prove()
-        loop.listen(_listen(config))
+        loop.listen(_listen())
         _report(starter, Report(tier=cgroups.tier))
         loop.run()
     finally:
         _end_all(cgroups)
 
 
-def _plan(config: SandboxConfig, filter_program: bytes, cgroups: Cgroups, *, is_root: bool) -> Loop:
+def _make_root(image: Image) -> int:
+    """Build the functions' root on a folder in the run folder; only this mount namespace sees what is on it."""
+    Path(_ROOT_NAME).mkdir(mode=0o700, exist_ok=True)
+    run, mount_point = os.open(".", _FOLDER), os.open(_ROOT_NAME, _FOLDER | os.O_NOFOLLOW)
+    root = build_root(image, mount_point)
+    os.fchdir(run)
+    os.close(run)
+    os.close(mount_point)
+    return root
+
+
+def _plan(plant: Plant, cgroups: Cgroups, *, is_root: bool) -> Loop:
     watch = Watch()
-    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    plant = Plant(config, str(Path(_ROOT_NAME).resolve()), filter_program, proc)
     pool = Pool(plant, cgroups, watch, lambda text: loop.notice(text), is_root=is_root)  # noqa: PLW0108 (made below)
-    loop = Loop(config, pool, Custody(pool, cgroups), watch, cgroups.tier)
+    loop = Loop(plant.config, pool, Custody(pool, cgroups), watch, cgroups.tier)
     _catch_signals(loop, watch)
     return loop
 
 
 def _take_lock() -> None:
     """Lock the run folder for as long as this process, or its child, lives."""
-    lock = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -129,14 +139,13 @@ def _open_cgroups(config: SandboxConfig) -> Cgroups:
     raise SandboxUnavailable("no tier of limits works")
 
 
-def _listen(config: SandboxConfig) -> socket.socket:
+def _listen() -> socket.socket:
+    """Whoever may enter the run folder may connect; the loop asks the kernel who it is, and says no."""
     Path(SOCKET_NAME).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.umask(0o177)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    os.umask(0o111)
     listener.bind(SOCKET_NAME)  # relative: the run folder may be deeper than a socket's name may be long
     os.umask(0o077)
-    if os.getuid() == 0 and config.server_uid != 0:
-        os.chown(SOCKET_NAME, config.server_uid, -1)
     listener.listen(_BACKLOG)
     return listener
 
@@ -156,7 +165,8 @@ def _catch_signals(loop: Loop, watch: Watch) -> None:
 
 
 def _drain(pipe: int) -> None:
-    os.read(pipe, 4096)
+    with suppress(BlockingIOError):
+        os.read(pipe, 4096)
 
 
 def _leave_starter() -> int:
@@ -187,11 +197,11 @@ def _end_all(cgroups: Cgroups) -> None:
         while True:
             os.wait()
     cgroups.remove()
-    for name in (SOCKET_NAME, LOCK_NAME):
-        Path(name).unlink(missing_ok=True)
     with suppress(OSError):  # where the start failed before there was one
         syscalls.detach_mount(_ROOT_NAME)
         Path(_ROOT_NAME).rmdir()
+    for name in (SOCKET_NAME, LOCK_NAME):  # the lock last: whoever sees it gone may remove the folder
+        Path(name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

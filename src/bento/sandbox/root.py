@@ -14,41 +14,51 @@ _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.
 _DEVICE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 
 
-def build_root(image: Image, root: Path) -> None:
-    """Mount the image's root at `root`, in this process's mount namespace.
+def build_root(image: Image, mount_point: int) -> int:
+    """Mount the image's root on a folder, in this process's mount namespace; it becomes the working folder.
 
+    Descriptors, never names: whoever may rename things in the run folder gains nothing by it.
+
+    Args:
+        mount_point: the descriptor of an empty folder.
+    Returns: the root's own descriptor.
     Raises: SandboxUnavailable naming the path that could not be made.
     """
     size = _SPARE_BYTES + sum(len(content) + os.sysconf("SC_PAGE_SIZE") for _, content in image.files)
-    root.mkdir(mode=0o700, exist_ok=True)
-    syscalls.mount("none", str(root), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"size={size},mode=755")
+    root = syscalls.make_tmpfs(
+        {"size": str(size), "mode": "755"}, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+    )
+    syscalls.attach_mount(root, mount_point)
+    os.fchdir(root)
     for target in ("/data", "/dev"):
-        _within(root, target).mkdir()
+        _within(target).mkdir()
     for bind in image.binds:
-        _bind(bind, _within(root, bind.target))
+        _bind(bind, _within(bind.target))
     for target, content in image.files:
-        path = _within(root, target)
+        path = _within(target)
         _make_parents(path)
         path.write_bytes(content)
         path.chmod(0o644)
     for target, destination in image.links:
-        path = _within(root, target)
+        path = _within(target)
         _make_parents(path)
         path.symlink_to(destination)
-    syscalls.make_read_only(str(root), _READ_ONLY)
+    syscalls.add_attributes(root, _READ_ONLY)
+    return root
 
 
-def enter_root(root: str) -> None:
+def enter_root(root: int) -> None:
     """Make `root` the only file system of this process, which then has nowhere else to go."""
+    os.fchdir(root)
     syscalls.unshare(syscalls.NEW_NS)
-    os.chdir(root)
     syscalls.pivot_root(".", ".")
     syscalls.detach_mount(".")
     os.chdir("/")
 
 
-def _within(root: Path, target: str) -> Path:
-    return root / target.lstrip("/")
+def _within(target: str) -> Path:
+    """Below the working folder, which is the root."""
+    return Path(target.lstrip("/"))
 
 
 def _make_parents(path: Path) -> None:

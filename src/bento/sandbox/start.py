@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-import bento
 from bento.errors import SandboxUnavailable
 from bento.sandbox.reaper import LOCK_NAME, SOCKET_NAME, Report
 from bento.sandbox.spec import SandboxConfig
@@ -37,7 +36,7 @@ def start_reaper(config: SandboxConfig, *, log: int = 2) -> Path:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(Path(bento.__file__).parent.parent)},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))},
         cwd="/",
     )
     try:
@@ -54,11 +53,11 @@ def start_reaper(config: SandboxConfig, *, log: int = 2) -> Path:
 def is_reaper_running(run: Path) -> bool:
     """Whether a reaper lives for this run folder; what a killed one left does not count."""
     try:
-        lock = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(run / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

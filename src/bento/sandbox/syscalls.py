@@ -41,7 +41,8 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = _FSPICK_CLOEXEC = 1
 _FSPICK_EMPTY_PATH = 8
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 0, 1, 6, 7
@@ -103,24 +104,28 @@ def clone_tree(path: str, attributes: int) -> int:
     return tree
 
 
-def make_read_only(path: str, attributes: int) -> None:
-    """Add MOUNT_ATTR_* to the one mount at `path`."""
+def add_attributes(mount_fd: int, attributes: int) -> None:
+    """Add MOUNT_ATTR_* to this one mount."""
     wanted = struct.pack("QQQQ", attributes, 0, 0, 0)
-    _call("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), 0, wanted, len(wanted))
+    _call("mount_setattr", _MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, wanted, len(wanted))
 
 
-def attach_mount(mount_fd: int, target: str) -> None:
-    _call("move_mount", _MOVE_MOUNT, mount_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+def attach_mount(mount_fd: int, target: str | int) -> None:
+    """Put a detached mount on a file or folder: its path, or a descriptor of it."""
+    if isinstance(target, int):
+        flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+        _call("move_mount", _MOVE_MOUNT, mount_fd, b"", target, b"", flags)
+    else:
+        _call("move_mount", _MOVE_MOUNT, mount_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
 
 
-def make_tmpfs(options: dict[str, str]) -> int:
-    """A tmpfs mounted nowhere yet: no programs, devices or set-user-id files. Returns its mount's descriptor."""
+def make_tmpfs(options: dict[str, str], attributes: int) -> int:
+    """A tmpfs mounted nowhere yet, with MOUNT_ATTR_*. Returns its mount's descriptor."""
     context = _call("fsopen", _FSOPEN, b"tmpfs", _FSOPEN_CLOEXEC)
     try:
         for key, value in options.items():
             _call("fsconfig", _FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
         _call("fsconfig", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
         return _call("fsmount", _FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
     finally:
         os.close(context)

@@ -160,17 +160,24 @@ class Sandbox:
 
     async def tombstone(self, guest: Guest) -> Tombstone:
         """How the guest ended."""
-        async with asyncio.timeout(WAIT_S):
-            while guest.name not in self._tombstones:
-                await asyncio.sleep(0.005)
+        await self.until(lambda: guest.name in self._tombstones)
         return self._tombstones[guest.name]
 
     async def notice(self) -> str:
         """The first word to the operator."""
-        async with asyncio.timeout(WAIT_S):
-            while not self.notices:
-                await asyncio.sleep(0.005)
+        await self.until(lambda: bool(self.notices))
         return self.notices[0]
+
+    @staticmethod
+    async def until(condition: Callable[[], bool]) -> None:
+        """Wait until it holds."""
+        async with asyncio.timeout(WAIT_S):
+            while not condition():  # noqa: ASYNC110 (of another process: nothing sets an event)
+                await asyncio.sleep(0.005)
+
+    def left(self) -> list[str]:
+        """The names in the run folder."""
+        return [path.name for path in Path(self.config.run).iterdir()]
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +193,8 @@ def make_config(image: Image, tmp_path: Path) -> Callable[..., SandboxConfig]:
 
 
 def config_for(image: Image, run: Path, **changes: Any) -> SandboxConfig:
-    return SandboxConfig(**{"run": str(run), "image": image, "unavailable_packet": UNAVAILABLE, "pool_depth": 2} | changes)
+    changes = {"pool_depth": 2} | changes
+    return SandboxConfig(run=str(run), image=image, unavailable_packet=UNAVAILABLE, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ answer = {
     "cwd": os.getcwd(), "files": os.listdir("."), "root": sorted(os.listdir("/")), "dev": sorted(os.listdir("/dev")),
     "proc": readable("/proc"), "home": readable("/home"), "passwd": readable("/etc/passwd"),
     "environ": sorted(os.environ), "host": os.uname().nodename,
-    "descriptors": [n for n in range(1024) if is_open(n)], "connection": connection.fileno(), "control": control.fileno(),
+    "descriptors": [n for n in range(1024) if is_open(n)],
+    "connection": connection.fileno(), "control": control.fileno(),
     "core": limit("CORE"), "memlock": limit("MEMLOCK"),
     "threads": threading.active_count(), "begin": begin.decode(),
     "path": sys.path, "prefix": sys.prefix, "executable": sys.executable, "argv": sys.argv,
@@ -145,7 +146,7 @@ for name, attempt in {REFUSED!r}.items():
     async def scenario(sandbox: Any) -> Any:
         return await sandbox.answer(code)
 
-    refused = {1, 13, 30}  # EPERM, EACCES, EROFS
+    refused = {1, 13, 26, 30}  # EPERM, EACCES, ETXTBSY, EROFS
     assert {name: number for name, number in with_sandbox(scenario).items() if number not in refused} == {}
 
 
@@ -163,7 +164,7 @@ ALLOWED = {
     "compression": "import bz2, gzip, lzma, zlib; lzma.compress(b'x', preset=0); bz2.compress(b'x')",
     "numbers": "import decimal, fractions, statistics; decimal.Decimal(1) / 3",
     "own signals": "import os, signal; signal.signal(10, lambda *_: None); os.kill(os.getpid(), 10)",
-    "cryptography": "from cryptography.hazmat.primitives.asymmetric import ed25519 as e; e.Ed25519PrivateKey.generate()",
+    "cryptography": "from cryptography.hazmat.primitives.asymmetric import x25519 as x; x.X25519PrivateKey.generate()",
     "msgspec": "import msgspec; msgspec.msgpack.decode(msgspec.msgpack.encode(1))",
     "processor time": "import os, time; os.times(); time.process_time()",
 }

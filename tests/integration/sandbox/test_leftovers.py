@@ -14,7 +14,7 @@ from bento.sandbox.hierarchies import candidates
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.start import is_reaper_running, start_reaper
 
-INSTANCES = 200
+INSTANCES = 180
 ENDS = (
     "",  # by itself
     "import os; os._exit(3)",
@@ -73,9 +73,9 @@ def test_a_stop_leaves_nothing(with_sandbox: Callable[..., Any]) -> None:
         guest = await sandbox.start("connection.recv(1)")
         pids = [sandbox.link.reaper_pid, *sandbox.children()]
         await sandbox.link.stop()
-        await ended(pids)
+        await sandbox.until(lambda: not any(is_alive(pid) for pid in pids))
         assert await guest.read() == b""
-        assert list(Path(sandbox.config.run).iterdir()) == []
+        assert sandbox.left() == []
         assert cgroups_of(sandbox.config.run) == []
         guest.close()
 
@@ -87,7 +87,7 @@ def test_a_killed_reaper_takes_all_with_it(with_sandbox: Callable[..., Any]) -> 
         guest = await sandbox.start("connection.recv(1)")
         pids = [sandbox.link.reaper_pid, *sandbox.children()]
         os.kill(pids[0], signal.SIGKILL)
-        await ended(pids)
+        await sandbox.until(lambda: not any(is_alive(pid) for pid in pids))
         assert await guest.read() == b""
         assert not is_reaper_running(Path(sandbox.config.run))
         guest.close()
@@ -96,15 +96,9 @@ def test_a_killed_reaper_takes_all_with_it(with_sandbox: Callable[..., Any]) -> 
         assert await sandbox.answer("answer = 1") == 1
         await sandbox.link.stop()
         assert cgroups_of(sandbox.config.run) == []
-        assert list(Path(sandbox.config.run).iterdir()) == []
+        assert sandbox.left() == []
 
     with_sandbox(scenario, own=True)
-
-
-async def ended(pids: list[int]) -> None:
-    async with asyncio.timeout(5):
-        while any(is_alive(pid) for pid in pids):
-            await asyncio.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -71,7 +71,13 @@ while True:
 
 
 def test_processor_time_ends_a_function(with_sandbox: Callable[..., Any]) -> None:
-    code = "import signal\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n    except OSError: pass\nwhile True: pass"
+    code = """
+import contextlib, signal
+for number in range(1, 32):
+    with contextlib.suppress(OSError):
+        signal.signal(number, signal.SIG_IGN)
+while True: pass
+"""
 
     async def scenario(sandbox: Any) -> None:
         guest = await sandbox.start(code, limits=msgspec.structs.replace(LIMITS, cpu_s=0.5))

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,7 @@ def test_a_newer_server_replaces_the_older(with_sandbox: Callable[..., Any]) -> 
     async def scenario(sandbox: Any) -> None:
         older = sandbox.link
         await sandbox.reconnect()
-        async with asyncio.timeout(5):
-            while older.is_open:
-                await asyncio.sleep(0.01)
+        await sandbox.until(lambda: not older.is_open)
         with pytest.raises(SandboxUnavailable):
             older.renew(b"x", 1)
         assert sandbox.link.is_open
@@ -163,9 +162,9 @@ def test_one_name_is_one_instance(with_sandbox: Callable[..., Any]) -> None:
     async def scenario(sandbox: Any) -> None:
         guest = await sandbox.start("connection.recv(1)")
         theirs, ours = socket.socketpair()
+        start = partial(sandbox.link.start, guest.name, b"x", sandbox.config.waiting, lease_s=1, wall_s=0, record=b"")
         with theirs, ours, pytest.raises(SandboxUnavailable, match="runs already"):
-            limits = sandbox.config.waiting
-            await sandbox.link.start(guest.name, b"x", limits, lease_s=1, wall_s=0, record=b"", connection=theirs)
+            await start(connection=theirs)
         guest.close()
 
     with_sandbox(scenario)
@@ -185,8 +184,8 @@ def test_one_run_folder_has_one_reaper(with_sandbox: Callable[..., Any]) -> None
 def test_ends_by_itself_when_nobody_is_left(with_sandbox: Callable[..., Any]) -> None:
     async def scenario(sandbox: Any) -> None:
         sandbox.link.close()
-        await gone(sandbox)
-        assert list(Path(sandbox.config.run).iterdir()) == []
+        await sandbox.until(lambda: not is_reaper_running(Path(sandbox.config.run)))
+        assert sandbox.left() == []
 
     with_sandbox(scenario, grace_s=1)
 
@@ -196,13 +195,7 @@ def test_ends_on_sigterm(with_sandbox: Callable[..., Any]) -> None:
         guest = await sandbox.start("connection.recv(1)")
         os.kill(sandbox.link.reaper_pid, signal.SIGTERM)
         assert await guest.read() == b""
-        await gone(sandbox)
+        await sandbox.until(lambda: not is_reaper_running(Path(sandbox.config.run)))
         guest.close()
 
     with_sandbox(scenario, own=True)
-
-
-async def gone(sandbox: Any) -> None:
-    async with asyncio.timeout(10):
-        while is_reaper_running(Path(sandbox.config.run)):
-            await asyncio.sleep(0.02)
