@@ -1,0 +1,83 @@
+"""Where functions can't be confined the reaper does not start, and says why."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bento.errors import SandboxUnavailable
+from bento.sandbox.namespaces import owns_uids
+from bento.sandbox.spec import Bind, SandboxConfig
+from bento.sandbox.start import is_reaper_running, start_reaper
+
+# Takes a system call away from itself, then starts a reaper: what a container's own filter would do.
+WITHOUT = """
+import errno, sys
+import msgspec, pyseccomp
+from bento.errors import SandboxUnavailable
+from bento.sandbox.spec import SandboxConfig
+from bento.sandbox.start import start_reaper
+rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+if sys.argv[1] == "seccomp":
+    rules.add_rule(pyseccomp.ERRNO(errno.EINVAL), "prctl", pyseccomp.Arg(0, pyseccomp.EQ, 22))
+else:
+    rules.add_rule(pyseccomp.ERRNO(errno.EPERM), sys.argv[1])
+rules.load()
+try:
+    start_reaper(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=SandboxConfig))
+except SandboxUnavailable as error:
+    print(error, "/", error.hint)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "fact", "hint"),
+    [
+        ("seccomp", "seccomp filters don't work", "functions never run without it"),
+        ("unshare", "may not make namespaces", "run the box as root"),
+        ("mount", "", ""),
+        ("pivot_root", "can't be confined", ""),
+        ("move_mount", "move_mount", ""),
+    ],
+)
+def test_refuses_to_start_without(make_config: Callable[..., SandboxConfig], call: str, fact: str, hint: str) -> None:
+    config = make_config()
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, call],
+        input=msgspec.msgpack.encode(config),
+        capture_output=True,
+        timeout=60,
+    )
+    said = done.stdout.decode()
+    assert fact in said, done.stderr.decode()
+    assert hint in said
+    assert said
+    assert not is_reaper_running(Path(config.run))
+
+
+def test_refuses_an_image_that_can_not_serve(make_config: Callable[..., SandboxConfig]) -> None:
+    config = make_config()
+    broken = msgspec.structs.replace(config.image, entry="no_such_module:serve")
+    with pytest.raises(SandboxUnavailable, match="zygote"):
+        start_reaper(msgspec.structs.replace(config, image=broken))
+    assert not is_reaper_running(Path(config.run))
+
+
+def test_refuses_an_image_whose_files_are_gone(make_config: Callable[..., SandboxConfig]) -> None:
+    config = make_config()
+    broken = msgspec.structs.replace(config.image, binds=(*config.image.binds, Bind("/no/such/file", "/x")))
+    with pytest.raises(SandboxUnavailable, match="/no/such/file"):
+        start_reaper(msgspec.structs.replace(config, image=broken))
+
+
+def test_one_mapped_uid_is_not_root() -> None:
+    whole, one = "         0          0 4294967295\n", "         0       1000          1\n"
+    found = Path("/proc/self/uid_map").read_text()
+    if found == whole:
+        assert owns_uids(2_000_000_000, 128)
+        assert not owns_uids(2**32 - 100, 128)
+    elif found.split()[2] == one.split()[2]:
+        assert not owns_uids(2_000_000_000, 128)
