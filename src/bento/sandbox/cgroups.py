@@ -131,8 +131,12 @@ class Cgroups:
                     raise
 
     def _read(self, slot: int, name: str) -> str:
+        """A file of the slot's; "" where there is no such cgroup (any more)."""
         folder = self._folders.get("memory")
-        return (folder / f"i{slot}" / name).read_text() if folder else ""
+        try:
+            return (folder / f"i{slot}" / name).read_text() if folder else ""
+        except FileNotFoundError:
+            return ""
 
 
 def _shares(tier: str, shares: int) -> tuple[Write, ...]:

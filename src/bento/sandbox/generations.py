@@ -77,7 +77,11 @@ class Generations:
             if now_s - self._coming.started_s > _READY_WITHIN_S:
                 self.kill(self._coming)
         elif now_s >= self._next_try_s and (self._working is None or self._is_spent(self._working, now_s)):
-            generation = start_generation(self._plant, now_s)
+            try:
+                generation = start_generation(self._plant, now_s)
+            except OSError as error:
+                self._try_later(f"a zygote can't be started: {error}", now_s)
+                return
             self._coming = self._living[generation.pid] = generation
             self._watch.add(generation.channel.fileno(), lambda: on_packet(generation))
 
@@ -110,15 +114,18 @@ class Generations:
             self._working = None
         else:
             self._coming = None
-        self._notice(f"a zygote ended with status {status}; the next starts in {self._pause_s:g} s")
-        self._next_try_s = now_s + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
+        self._try_later(f"a zygote ended with status {status}", now_s)
         return True
 
     def kill(self, generation: Generation) -> None:
         """End a zygote that is stuck."""
         if generation.pid in self._living:
             os.kill(generation.pid, signal.SIGKILL)
+
+    def _try_later(self, reason: str, now_s: float) -> None:
+        self._notice(f"{reason}; the next starts in {self._pause_s:g} s")
+        self._next_try_s = now_s + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
 
     def _is_spent(self, generation: Generation, now_s: float) -> bool:
         config = self._plant.config

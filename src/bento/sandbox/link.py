@@ -98,7 +98,7 @@ class ReaperLink:
         try:
             channel.connect(str(path))
             await asyncio.wait_for(link._be_welcomed(), _CONNECT_TIMEOUT_S)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, msgspec.MsgspecError) as error:
             link.close()
             raise SandboxUnavailable(f"the reaper can't be reached: {str(error) or 'no answer'}") from None
         asyncio.get_running_loop().add_reader(channel.fileno(), link._read_all)

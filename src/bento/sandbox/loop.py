@@ -123,8 +123,8 @@ class Loop:
     def _accept(self, listener: socket.socket) -> None:
         try:
             server, _ = listener.accept()
-        except BlockingIOError:
-            return
+        except OSError:
+            return  # it has given up already
         if _uid_of(server) not in (os.getuid(), self._config.server_uid):
             server.close()
             return
@@ -206,8 +206,11 @@ class Loop:
             self._waiting.append(waiting)
 
     def _start_waiting(self) -> None:
-        while self._waiting and self._try_start(self._waiting[0]):
-            self._waiting.popleft()
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not self._try_start(waiting):
+                self._waiting.appendleft(waiting)
+                return
 
     def _try_start(self, waiting: _Waiting) -> bool:
         """Start it, or say why not; False if it has to wait for a child."""

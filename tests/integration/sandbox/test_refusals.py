@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from bento.errors import SandboxUnavailable
-from bento.sandbox.namespaces import owns_uids
 from bento.sandbox.spec import Bind, SandboxConfig
 from bento.sandbox.start import is_reaper_running, start_reaper
 
@@ -38,7 +37,7 @@ except SandboxUnavailable as error:
     [
         ("seccomp", "seccomp filters don't work", "functions never run without it"),
         ("unshare", "may not make namespaces", "run the box as root"),
-        ("mount", "", ""),
+        ("mount", "nothing may be mounted", "run the box as root"),
         ("pivot_root", "can't be confined", ""),
         ("move_mount", "move_mount", ""),
     ],
@@ -54,7 +53,6 @@ def test_refuses_to_start_without(make_config: Callable[..., SandboxConfig], cal
     said = done.stdout.decode()
     assert fact in said, done.stderr.decode()
     assert hint in said
-    assert said
     assert not is_reaper_running(Path(config.run))
 
 
@@ -71,13 +69,3 @@ def test_refuses_an_image_whose_files_are_gone(make_config: Callable[..., Sandbo
     broken = msgspec.structs.replace(config.image, binds=(*config.image.binds, Bind("/no/such/file", "/x")))
     with pytest.raises(SandboxUnavailable, match="/no/such/file"):
         start_reaper(msgspec.structs.replace(config, image=broken))
-
-
-def test_one_mapped_uid_is_not_root() -> None:
-    whole, one = "         0          0 4294967295\n", "         0       1000          1\n"
-    found = Path("/proc/self/uid_map").read_text()
-    if found == whole:
-        assert owns_uids(2_000_000_000, 128)
-        assert not owns_uids(2**32 - 100, 128)
-    elif found.split()[2] == one.split()[2]:
-        assert not owns_uids(2_000_000_000, 128)
