@@ -39,19 +39,23 @@ def dial(socks: str, host: str, port: int, *, user: str = "", timeout_s: float =
     stream.connect(socks)
     if user:
         name = user.encode()
-        stream.sendall(b"\x05\x01\x02" + b"\x01" + bytes([len(name)]) + name + b"\x01x")
-        expected = b"\x05\x02\x01\x00"
+        _exchange(stream, b"\x05\x01\x02", b"\x05\x02")
+        _exchange(stream, b"\x01" + bytes([len(name)]) + name + b"\x01x", b"\x01\x00")
     else:
-        stream.sendall(b"\x05\x01\x00")
-        expected = b"\x05\x00"
-    assert read_exactly(stream, len(expected)) == expected
+        _exchange(stream, b"\x05\x01\x00", b"\x05\x00")
     name = host.encode()
     stream.sendall(b"\x05\x01\x00\x03" + bytes([len(name)]) + name + struct.pack(">H", port))
-    reply = read_exactly(stream, 10)
+    reply = read_exactly(stream, 4)
+    read_exactly(stream, 6 if reply[3] == 1 else 18)
     if reply[1]:
         stream.close()
         raise ConnectionRefusedError(reply[1], "SOCKS said no")
     return stream
+
+
+def _exchange(stream: socket.socket, request: bytes, expected: bytes) -> None:
+    stream.sendall(request)
+    assert read_exactly(stream, len(expected)) == expected
 
 
 def read_exactly(stream: socket.socket, size: int) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bento.errors import BentoError, NetworkDown, TorUnavailable
+from bento.errors import NetworkDown, TorUnavailable, UsageError
 from bento.testnet import Network, instance, keys
 from bento.testnet.consensus import renewed
 from tests.network import dial
@@ -359,9 +359,9 @@ def test_a_user_without_root_has_networks_too(cold: Path) -> None:
 
 
 def test_errors_of_the_supervisor_are_bentos(up: Network) -> None:
-    with pytest.raises(BentoError, match="there is no box 'box7'"):
+    with pytest.raises(UsageError, match="there is no box 'box7'"):
         up.start_box("box7")
-    with pytest.raises(BentoError, match="no folder"):
+    with pytest.raises(UsageError, match="no folder"):
         up.site("a.test", "/nowhere")
 
 

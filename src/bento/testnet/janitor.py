@@ -23,7 +23,7 @@ from bento.errors import BentoError, NetworkDown
 from bento.testnet import cgroups, instance, namespace
 from bento.testnet.instance import Instance
 from bento.testnet.layout import Layout, Options, plan
-from bento.testnet.supervisor import Tell
+from bento.testnet.supervisor import Tell, wire_error
 from bento.testnet.supervisor import run as supervise
 
 _MAX_RUNTIME_DIRECTORY_BYTES: Final = 40
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _keep(options, channel, tell)
     except BentoError as error:
-        tell({"error": error.message, "hint": error.hint})
+        tell(wire_error(error))
         return error.exit_status
     return 0
 
@@ -92,7 +92,8 @@ def _be_supervisor(options: Options, left: Instance, layout: Layout, channel: in
             status = 0
         except* BentoError as errors:
             error = errors.exceptions[0]
-            tell({"error": str(error), "hint": getattr(error, "hint", "")})
+            assert isinstance(error, BentoError)
+            tell(wire_error(error))
         except* Exception:  # noqa: BLE001
             traceback.print_exc()
         if not select.select([lifeline], [], [], 0)[0]:

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from bento.errors import NetworkDown, UsageError
+from bento.errors import NetworkDown, UsageError, from_wire
 from bento.testnet import instance, namespace
 from bento.testnet.boot import BOOT_LIMIT_S
 from bento.testnet.layout import MAX_LATENCY_MS, BoxPlan, Options, boxes_for
@@ -27,6 +27,7 @@ DOWN_LIMIT_S: Final = 5.0
 _KILL_AFTER_S: Final = 4.5
 _REQUEST_LIMIT_S: Final = 20.0
 _POLL_S: Final = 0.02
+_ENDED: Final = b'{"error": "the network ended", "code": "network-down", "hint": ""}'
 
 
 class Network:
@@ -166,7 +167,7 @@ class Network:
             for line in lines:
                 message = json.loads(line)
                 if "error" in message:
-                    raise NetworkDown(message["error"], hint=message["hint"])
+                    raise from_wire(message["code"], message["error"], message["hint"])
                 if "ready" in message:
                     return
                 say(message["step"])
@@ -229,9 +230,9 @@ def _exchange(connection: socket.socket, request: dict[str, str]) -> Any:
     try:
         connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as replies:
-            reply = json.loads(replies.readline() or b'{"error": "the network ended", "hint": ""}')
+            reply = json.loads(replies.readline() or _ENDED)
     except OSError as error:
         raise NetworkDown(f"the network's supervisor does not answer: {error}") from None
     if "error" in reply:
-        raise NetworkDown(reply["error"], hint=reply["hint"])
+        raise from_wire(reply["code"], reply["error"], reply["hint"])
     return reply

@@ -1,6 +1,6 @@
 """Pid 1 of a private network: starts everything, takes requests on a unix socket, ends everything.
 
-A request is one line of JSON, and so is the reply; `{"error", "hint"}` if it failed.
+A request is one line of JSON, and so is the reply; `{"error", "code", "hint"}` if it failed.
 
     {"op": "status"}
     {"op": "down"}
@@ -26,6 +26,7 @@ from bento.testnet.boot import Boot
 from bento.testnet.children import Children, fork_service
 from bento.testnet.layout import BOX_PORT, MAX_BOXES, Box, Layout, Relay, client_address
 from bento.testnet.status import AgentTor, BoxStatus, ClientStatus, RelayStatus, Status
+from bento.tor.process import TorProcess
 
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _STOP_LIMIT_S: Final = 2.0
@@ -74,6 +75,7 @@ class Supervisor:
         self._is_booted = False
         self._clients = 1 + MAX_BOXES
         self._held: set[str] = set()
+        self._ending: dict[str, asyncio.Event] = {}
         self._down = asyncio.Event()
 
     async def run(self, lifelines: tuple[int, ...]) -> None:
@@ -123,9 +125,11 @@ class Supervisor:
                 else:
                     await _reply(writer, await self._answer(request))
             except (ValueError, msgspec.DecodeError) as error:
-                await _reply(writer, {"error": f"not a request: {error}", "hint": "one line of JSON with an op"})
+                await _reply(
+                    writer, wire_error(UsageError(f"not a request: {error}", hint="one line of JSON with an op"))
+                )
             except BentoError as error:
-                await _reply(writer, {"error": error.message, "hint": error.hint})
+                await _reply(writer, wire_error(error))
         writer.close()
 
     async def _answer(self, request: Request) -> Any:
@@ -154,21 +158,27 @@ class Supervisor:
         name = "a" + hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
         if not self._is_booted:
             raise NetworkDown("the network is still starting", hint="wait until `bento net status` says it is ready")
+        if ending := self._ending.get(name):
+            await ending.wait()
         if name in self._held:
             raise UsageError(f"the tor of {state} is taken by another agent", hint="end that agent first")
         self._held.add(name)
         try:
-            self._clients += 1
-            data = self._layout.directory / "agents" / name
-            files.copy_consensus(self._layout.data("client"), data)
-            tor = self._boot.start_client(name, data, client_address(self._clients))
+            tor = self._start_agent_tor(name)
             await asyncio.to_thread(tor.wait_for_control)
-            found = AgentTor(str(tor.control), str(tor.socks), str(data), str(tor.cookie))
-            await _reply(writer, found)
+            await _reply(writer, AgentTor(str(tor.control), str(tor.socks), str(tor.data), str(tor.cookie)))
             await reader.read()
         finally:
+            self._ending[name] = asyncio.Event()
             await self._children.stop([name], _STOP_LIMIT_S)
             self._held.discard(name)
+            self._ending.pop(name).set()
+
+    def _start_agent_tor(self, name: str) -> TorProcess:
+        self._clients += 1
+        data = self._layout.directory / "agents" / name
+        files.copy_consensus(self._layout.data("client"), data)
+        return self._boot.start_client(name, data, client_address(self._clients))
 
     def status(self) -> Status:
         """Pids are this namespace's own."""
@@ -212,6 +222,11 @@ class Supervisor:
             config=str(files.box_config(self._layout, box)),
             pid=self._children.pid(box.name),
         )
+
+
+def wire_error(error: BentoError) -> dict[str, str]:
+    """An error as it is told to whoever asked."""
+    return {"error": error.message, "code": error.code, "hint": error.hint}
 
 
 async def _reply(writer: asyncio.StreamWriter, reply: Any) -> None:

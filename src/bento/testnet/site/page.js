@@ -1,0 +1,1 @@
+document.querySelector("figcaption").title = `${document.images.length} pictures, ${document.styleSheets.length} style sheet`;
