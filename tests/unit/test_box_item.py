@@ -57,6 +57,21 @@ def test_the_lines_for_a_relay_stand_in_their_order() -> None:
     ]
 
 
+_FULL_IPV6 = (
+    "reject6 [::]/8:*,reject6 [fc00::]/7:*,reject6 [fe80::]/10:*,reject6 [fec0::]/10:*,reject6 [ff00::]/8:*,"
+    "reject6 [2001:db8::5]:*,accept6 *:80,reject6 *:*"
+)
+
+
+def test_the_order_holds_for_ipv6_too() -> None:
+    verify_order(f"reject6 *:*,{_FULL}", "127.84.1.2", 7000, [*_OWN, "2001:db8::5"])
+    verify_order(f"{_FULL},{_FULL_IPV6}", "127.84.1.2", 7000, [*_OWN, "2001:db8::5"])
+    with pytest.raises(ConfigError, match="2001:db8::6"):
+        verify_order(f"{_FULL},{_FULL_IPV6}", "127.84.1.2", 7000, [*_OWN, "2001:db8::6"])
+    with pytest.raises(ConfigError, match="before it rejects"):
+        verify_order(f"{_FULL},accept6 *:80,{_FULL_IPV6}", "127.84.1.2", 7000, _OWN)
+
+
 def test_the_right_order_is_accepted() -> None:
     verify_order(_FULL, "127.84.1.2", 7000, _OWN)
     verify_order("accept 127.84.1.2:7000,reject *:*", "127.84.1.2", 7000, _OWN)

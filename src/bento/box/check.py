@@ -17,7 +17,7 @@ from random import SystemRandom
 from msgspec import structs
 
 from bento.box.relay import read_facts
-from bento.box.server import listen
+from bento.box.server import bind
 from bento.box.settings import Settings
 from bento.box.start import find_user, sandbox_config
 from bento.errors import BentoError, BoxUnreachable, ConfigError, TorUnavailable
@@ -95,17 +95,14 @@ async def _try_reaper(config: SandboxConfig) -> str:
 def _check_policy(settings: Settings, control: Control) -> str:
     facts = read_facts(control, settings.relay.outbound)
     try:
-        verify_order(facts.policy, settings.address, settings.port, _ipv4(facts.own))
+        verify_order(facts.policy, settings.address, settings.port, facts.own)
     except ConfigError as error:
-        operator = [rule for rule in control.get_conf("ExitPolicy") if rule] or ["reject *:*"]
-        wanted = relay_lines(settings.address, settings.port, _ipv4(facts.own), operator, None)
+        ours = relay_lines(settings.address, settings.port, facts.own, [], None)
+        had = [rule for rule in control.get_conf("ExitPolicy") if f"ExitPolicy {rule}" not in ours[:-1]]
+        wanted = relay_lines(settings.address, settings.port, facts.own, had, None)
         hint = f"in {settings.relay.torrc}, in this order:\n" + "\n".join(f"        {line}" for line in wanted)
         raise ConfigError(error.message, hint=hint) from None
     return "the relay's exit policy accepts the box first, then rejects private and own addresses"
-
-
-def _ipv4(addresses: tuple[str, ...]) -> list[str]:
-    return [address for address in addresses if ":" not in address and not address.startswith("127.")]
 
 
 def _check_resolver(settings: Settings, control: Control) -> str:
@@ -162,7 +159,7 @@ async def _reach(settings: Settings, fingerprint: str, tor: TorProcess) -> None:
         async with asyncio.timeout(_REACH_S):
             await asyncio.to_thread(tor.wait_for_control)
             with Control.connect(tor.control, tor.cookie) as control:
-                while "PROGRESS=100" not in control.get_info("status/bootstrap-phase"):
+                while "PROGRESS=100" not in control.get_info("status/bootstrap-phase"):  # noqa: ASYNC110
                     await asyncio.sleep(_BOOTSTRAP_POLL_S)
                 await _dial_over_circuit(settings, fingerprint, tor, control)
     except TimeoutError:
@@ -178,7 +175,7 @@ async def _dial_over_circuit(settings: Settings, fingerprint: str, tor: TorProce
     listener = _listener_unless_running(settings)
     try:
         circuit = await circuits.build(fingerprint)
-        circuits.route("check", circuit.id)
+        circuits.route("check", circuit)
         reader, writer = await asyncio.open_unix_connection(str(tor.socks))
         writer.write(encode_connect("check", settings.address, settings.port))
         replies = ReplyReader()
@@ -195,6 +192,8 @@ async def _dial_over_circuit(settings: Settings, fingerprint: str, tor: TorProce
 def _listener_unless_running(settings: Settings) -> socket.socket | None:
     """Something for the circuit to end at: the box, or else a socket in its place."""
     try:
-        return listen(settings)
+        listener = bind(settings)
     except ConfigError:
         return None
+    listener.listen()
+    return listener

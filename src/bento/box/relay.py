@@ -60,7 +60,7 @@ def read_facts(control: Control, outbound: str | None) -> RelayFacts:
     """Ask a relay all that a box must know of it."""
     return RelayFacts(
         policy=control.get_info("exit-policy/full").replace("\n", ","),
-        own=tuple(sorted(_own_addresses(control))),
+        own=tuple(sorted(set(_own_addresses(control)))),
         outbound=outbound or next(iter(_outbound(control)), None),
         listeners=frozenset(_listeners(control)),
     )
@@ -83,15 +83,22 @@ def _follow(control: Control, outbound: str | None) -> Iterator[RelayFacts]:
 
 
 def _own_addresses(control: Control) -> Iterator[str]:
+    """The relay's addresses on the network; its loopback ones, the box's among them, are private to begin with."""
+    for address in _addresses(control):
+        if not address.is_loopback:
+            yield str(address)
+
+
+def _addresses(control: Control) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     for key in ("address/v4", "address/v6"):
         try:
-            yield str(ipaddress.ip_address(control.get_info(key).strip("[]")))
+            yield ipaddress.ip_address(control.get_info(key).strip("[]"))
         except (TorUnavailable, ValueError):
             continue
     for value in (*control.get_conf("ORPort"), *control.get_conf("Address"), *_outbound(control)):
         host = value.split(" ")[0].rpartition(":")[0] if ":" in value else value.split(" ")[0]
         try:
-            yield str(ipaddress.ip_address(host.strip("[]")))
+            yield ipaddress.ip_address(host.strip("[]"))
         except ValueError:
             continue
 

@@ -61,6 +61,8 @@ class Server:
 
     async def run(self) -> None:
         """Serve until cancelled; SandboxUnavailable if the reaper ends."""
+        self._listener.listen(_BACKLOG)
+        _LOG.info("ready on %s:%d, limits by %s", self._settings.address, self._settings.port, self._link.tier)
         async with asyncio.TaskGroup() as group:
             accepting = group.create_task(self._accept(group))
             watching = group.create_task(self._facts.run())
@@ -136,8 +138,8 @@ class Server:
         await serve_dials(instance.control, instance.record.grant, self._settings.policy, lambda: self._facts.current)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """The box's listening socket; ConfigError if the address is taken or not this machine's."""
+def bind(settings: Settings) -> socket.socket:
+    """The box's socket, not listening yet; ConfigError if the address is taken or not this machine's."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Accepted connections inherit these; with sizes set, the kernel does not grow the buffers beyond them.
@@ -146,7 +148,6 @@ def listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     try:
         listener.bind((settings.address, settings.port))
-        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         place = f"{settings.address}:{settings.port}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bento.box.onion import start_onion_proxy
 from bento.box.relay import FactsReader, is_closed, watch
-from bento.box.server import Server, listen
+from bento.box.server import Server, bind
 from bento.box.settings import Settings
 from bento.errors import ConfigError
 from bento.protocol.broker import Unavailable, encode_packet
@@ -35,12 +35,12 @@ def run_box(settings: Settings) -> None:
 
     Raises: ConfigError, TorUnavailable, SandboxUnavailable.
     """
-    logging.basicConfig(level=logging.INFO, format="bento: box: %(message)s")
+    _log_to_stderr()
     is_root = namespaces.owns_uids(settings.uid_base, settings.policy.instances + settings.pool)
     user = find_user(settings) if is_root else os.getuid()
     _make_directories(settings, user)
     facts = _start_watcher(settings, is_root)  # first: it inherits what is open
-    listener = listen(settings)
+    listener = bind(settings)
     reaper = start_reaper(sandbox_config(settings, user))
     if is_root:
         _become(user)
@@ -51,6 +51,15 @@ def run_box(settings: Settings) -> None:
     finally:
         if proxy is not None:
             proxy.stop()
+
+
+def _log_to_stderr() -> None:
+    """Our own notices alone: what libraries log may name what must not be named."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("bento: box: %(message)s"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
 
 
 def find_user(settings: Settings) -> int:
@@ -151,7 +160,6 @@ async def _serve(settings: Settings, listener: socket.socket, reaper: Path, fact
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
-    _LOG.info("ready on %s:%d, limits by %s", settings.address, settings.port, link.tier)
     try:
         await serving
     except asyncio.CancelledError:

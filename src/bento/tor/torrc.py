@@ -45,7 +45,9 @@ def verify_order(policy: str, address: str, port: int, own_addresses: Sequence[s
 
     Raises: ConfigError for any other order than `relay_lines` makes.
     """
-    rules = [_normal(line) for line in re.split(r"[,\n]", policy) if line.strip()]
+    found = [" ".join(line.split()) for line in re.split(r"[,\n]", policy) if line.strip()]
+    _verify_ipv6([rule for rule in found if "6 " in rule], own_addresses)
+    rules = [rule for rule in found if "6 " not in rule]
     if not rules or rules[0] != f"accept {address}:{port}":
         first = rules[0] if rules else "empty"
         raise ConfigError(f"the relay's exit policy must begin with accept {address}:{port}, it is {first}", hint=_HINT)
@@ -53,7 +55,7 @@ def verify_order(policy: str, address: str, port: int, own_addresses: Sequence[s
     before = set(rules[1 : next(accepts, len(rules))])
     if "reject *:*" in before or "reject *4:*" in before:
         return
-    for own in (*_PRIVATE, *(_quoted(own) for own in own_addresses)):
+    for own in (*_PRIVATE, *(own for own in own_addresses if ":" not in own)):
         if f"reject {own}:*" not in before:
             raise ConfigError(f"the relay's exit policy accepts before it rejects {own}:*", hint=_HINT)
 
@@ -61,10 +63,19 @@ def verify_order(policy: str, address: str, port: int, own_addresses: Sequence[s
 _PRIVATE = ("0.0.0.0/8", "169.254.0.0/16", "127.0.0.0/8", "192.168.0.0/16", "10.0.0.0/8", "172.16.0.0/12")
 """The IPv4 part of tor's `private`, as tor writes it out."""
 
+_PRIVATE_IPV6 = ("[::]/8", "[fc00::]/7", "[fe80::]/10", "[fec0::]/10", "[ff00::]/8")
+
+
+def _verify_ipv6(rules: Sequence[str], own_addresses: Sequence[str]) -> None:
+    """The same for tor's IPv6 rules ("accept6 ...", "reject6 ..."), which have no box to begin with."""
+    accepts = (at for at, rule in enumerate(rules) if rule.startswith("accept"))
+    before = set(rules[: next(accepts, len(rules))])
+    if not rules or "reject6 *:*" in before:
+        return
+    for own in (*_PRIVATE_IPV6, *(_quoted(own) for own in own_addresses if ":" in own)):
+        if f"reject6 {own}:*" not in before:
+            raise ConfigError(f"the relay's exit policy accepts before it rejects {own}:*", hint=_HINT)
+
 
 def _quoted(address: str) -> str:
     return f"[{address}]" if ":" in address and not address.startswith("[") else address
-
-
-def _normal(rule: str) -> str:
-    return " ".join(rule.split()).replace("accept6", "accept").replace("reject6", "reject")

@@ -1,0 +1,148 @@
+"""A box beside a real relay: what functions may dial, how users get there, and what `bento box check` finds."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bento.client import Client
+from bento.errors import FunctionRaised, Refused
+from bento.testnet import Network
+from bento.testnet.status import RelayStatus
+from bento.tor.control import Control
+
+SOURCE = b"""# /// bento
+# egress = ["*:*"]
+# ///
+def fetch(url):
+    answer = api.fetch(url)
+    return [answer.status, answer.url, answer.text]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], object]:
+    """Call an entry of SOURCE with one argument, at a box by its relay's nickname."""
+    state = tmp_path_factory.mktemp("state")
+
+    async def call(nickname: str, entry: str, argument: str) -> object:
+        async with Client(state=state, net=network.directory) as client:
+            box = next(box.fingerprint for box in await client.boxes() if box.nickname == nickname)
+            async with client.spawn(SOURCE, box=box) as function:
+                return await function.call(entry, argument)
+
+    def run_now(nickname: str, entry: str, argument: str) -> object:
+        awaitable: Awaitable[object] = call(nickname, entry, argument)
+        return asyncio.run(awaitable)  # type: ignore[arg-type]
+
+    return run_now
+
+
+def _relays(network: Network, *, is_exit: bool) -> list[RelayStatus]:
+    boxed = [relay for relay in network.status().relays if relay.box]
+    return [relay for number, relay in enumerate(boxed) if (number % 3 != 2) == is_exit]
+
+
+@contextmanager
+def _changed(relay: RelayStatus, policy: str) -> Iterator[None]:
+    """Change a relay's exit policy for a while, as its operator would."""
+    with Control.connect(Path(relay.control), Path(relay.cookie)) as control:
+        before = ",".join(control.get_conf("ExitPolicy"))
+        control.set_conf({"ExitPolicy": policy})
+        try:
+            yield
+        finally:
+            control.set_conf({"ExitPolicy": before})
+
+
+def test_a_function_fetches_through_the_relays_policy(network: Network, run: Callable[..., list[object]]) -> None:
+    status, url, text = run(_relays(network, is_exit=True)[0].nickname, "fetch", "http://demo.test/")
+    assert (status, url) == (200, "http://demo.test/")
+    assert "private Tor network" in str(text)
+
+
+def test_https_is_checked_against_the_networks_own_authority(
+    network: Network, run: Callable[..., list[object]]
+) -> None:
+    assert run(_relays(network, is_exit=True)[0].nickname, "fetch", "https://demo.test/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "says"),
+    [
+        ("http://demo.test:8080/", "PermissionError", "rejects"),
+        ("http://127.0.0.1/", "PermissionError", "not a public address"),
+        ("http://[::ffff:127.0.0.1]/", "PermissionError", "not a public address"),
+        ("http://2130706433/", "PermissionError", "not a public address"),
+        ("http://localhost/", "PermissionError", "not a public address"),
+        ("http://nothing.invalid/", "gaierror", "no address"),
+        ("ftp://demo.test/", "ValueError", "not an http"),
+    ],
+)
+def test_a_dial_that_tor_would_not_make_is_refused(
+    network: Network, run: Callable[..., object], url: str, kind: str, says: str
+) -> None:
+    with pytest.raises(FunctionRaised, match=says) as caught:
+        run(_relays(network, is_exit=True)[0].nickname, "fetch", url)
+    assert caught.value.type_name == kind
+
+
+def test_no_relay_is_dialled_and_not_the_boxs_own(network: Network, run: Callable[..., object]) -> None:
+    here = _relays(network, is_exit=True)[0]
+    other = next(relay for relay in network.status().relays if relay.nickname == "r1")
+    assert here.box is not None
+    with _changed(here, f"accept {here.box.address}:{here.box.port},accept *:9001,reject *:*"):
+        time.sleep(3)
+        with pytest.raises(FunctionRaised, match="is a Tor relay"):
+            run(here.nickname, "fetch", f"http://{other.address}:9001/")
+        with pytest.raises(FunctionRaised, match="own address"):
+            run(here.nickname, "fetch", f"http://{here.address}:9001/")
+
+
+def test_a_box_whose_relay_is_no_exit_refuses_a_function_that_wants_out(
+    network: Network, run: Callable[..., object]
+) -> None:
+    with pytest.raises(Refused, match="egress"):
+        run(_relays(network, is_exit=False)[0].nickname, "fetch", "http://demo.test/")
+
+
+def test_a_change_of_the_relays_policy_is_in_force_within_seconds(network: Network, run: Callable[..., object]) -> None:
+    relay = _relays(network, is_exit=True)[0]
+    assert run(relay.nickname, "fetch", "http://demo.test/")
+    box = relay.box
+    assert box is not None
+    with _changed(relay, f"accept {box.address}:{box.port},reject *:*"):
+        time.sleep(5)
+        with pytest.raises(FunctionRaised, match="the relay's exit policy rejects"):
+            run(relay.nickname, "fetch", "http://demo.test/")
+    time.sleep(5)
+    assert run(relay.nickname, "fetch", "http://demo.test/")
+
+
+@pytest.mark.parametrize("is_exit", [True, False])
+def test_check_finds_nothing_to_change_at_a_box_that_works(network: Network, is_exit: bool) -> None:
+    relay = _relays(network, is_exit=is_exit)[0]
+    answer = _check(network, relay)
+    assert "FAIL" not in answer
+    assert "over a circuit that ends at its relay" in answer
+
+
+def test_check_refuses_another_order_of_the_exit_policy(network: Network) -> None:
+    relay = _relays(network, is_exit=True)[0]
+    box = relay.box
+    assert box is not None
+    with _changed(relay, f"accept *:80,accept {box.address}:{box.port},reject *:*"):
+        answer = _check(network, relay)
+    assert f"FAIL  the relay's exit policy must begin with accept {box.address}:{box.port}, it is accept *:80" in answer
+    assert f"ExitPolicy accept {box.address}:{box.port}" in answer
+
+
+def _check(network: Network, relay: RelayStatus) -> str:
+    assert relay.box is not None
+    command = [sys.executable, "-m", "bento", "box", "check", "--config", relay.box.config]
+    done = network.exec(command, capture_output=True, text=True, timeout=60)
+    return str(done.stdout)
