@@ -3,10 +3,12 @@ next server is told all of it.
 """
 
 import os
+import select
 import socket
 import struct
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -29,6 +31,8 @@ _SERVER_TIMEOUT_S = 2.0
 
 _PROOF_TIMEOUT_S = 20.0
 """The first child takes 0.3 s; where it takes this long, functions would be no use."""
+
+_MAX_LINE_CHARS = 800  # in any encoding less than a pipe takes at once
 
 _TROUBLES = 3  # the newest notices, for the reason of a start that failed
 
@@ -75,7 +79,7 @@ class Loop:
 
     def notice(self, text: str) -> None:
         """Tell the operator: on stderr, and through the server."""
-        os.write(2, f"bento: reaper: {text}\n".encode())
+        _log(text)
         self._troubles.append(text)
         self._tell(messages.Notice(text))
 
@@ -259,6 +263,15 @@ class Loop:
         if not self._answered:
             self._listen_again_s = boot_time_s() + _ANSWER_PAUSE_S
         self._answered.append(instance)
+
+
+def _log(text: str) -> None:
+    """A line on stderr, unless it would wait: whoever read it may be gone, and the leases may not wait for them."""
+    ready = select.poll()
+    ready.register(2, select.POLLOUT)
+    if ready.poll(0):
+        with suppress(OSError):
+            os.write(2, f"bento: reaper: {text[:_MAX_LINE_CHARS]}\n".encode())
 
 
 def _uid_of(peer: socket.socket) -> int:

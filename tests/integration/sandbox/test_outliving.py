@@ -1,6 +1,7 @@
 """The reaper outlives its server: what runs goes on, ends when it must, and is told to the next server."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ import pytest
 
 from bento.errors import SandboxUnavailable
 from bento.sandbox.link import NoRoom, ReaperLink
+from bento.sandbox.messages import Notice
+from bento.sandbox.spec import SandboxConfig
 from bento.sandbox.start import is_reaper_running, start_reaper
 
 ECHO = """
@@ -199,3 +202,35 @@ def test_ends_on_sigterm(with_sandbox: Callable[..., Any]) -> None:
         guest.close()
 
     with_sandbox(scenario, own=True)
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_reaper(make_config: Callable[..., SandboxConfig]) -> None:
+    """Its stderr may be a pipe whose reader died with the server, or reads no more."""
+
+    async def scenario() -> None:
+        reading, writing = os.pipe2(os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(4096))
+        config = make_config()
+        path = await asyncio.to_thread(start_reaper, config, log=writing)
+        os.set_blocking(writing, True)
+        await provoke_a_notice(path)  # the pipe is full
+        os.close(reading)
+        os.close(writing)
+        await provoke_a_notice(path)  # the pipe is broken
+        await (await ReaperLink.connect(path)).stop()
+
+    asyncio.run(scenario())
+
+
+async def provoke_a_notice(path: Path) -> None:
+    """Kill a child that waits, and hear of it."""
+    link = await ReaperLink.connect(path)
+    os.kill(last_child_of(link.reaper_pid), signal.SIGKILL)
+    assert isinstance(await asyncio.wait_for(anext(link.events()), 10), Notice)
+    link.close()
+
+
+def last_child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
