@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, Self
 
 from bento.client.conversation import StreamLost
 from bento.client.stream import Stream
-from bento.config import MIN_BUFFER_BYTES
+from bento.config import CHUNK_BYTES, MIN_BUFFER_BYTES
 from bento.errors import BentoError, BoxUnreachable, FunctionRaised, LimitReached
 from bento.protocol.inner import InvocationSide
 from bento.protocol.messages import InnerReply, Output, Raise, Resumed, Return
@@ -91,10 +91,11 @@ class Invocation:
         """Give the function input; waits while too much of it has not been read. Nothing happens after the end."""
         view = memoryview(data)
         while view and self._side.outcome is None:
-            await self._wait_for_room()
-            piece = view[: max(self._side.input_room_bytes, 0)]
+            # Whole chunks: to fill each small gap at once would end in as many messages as bytes.
+            await self._wait_for_room(min(len(view), CHUNK_BYTES))
+            piece = view[: self._side.input_room_bytes]
             view = view[len(piece) :]
-            if piece and self._side.outcome is None:
+            if self._side.outcome is None:
                 await self._send_input(bytes(piece))
 
     async def end_input(self) -> None:
@@ -109,13 +110,13 @@ class Invocation:
         if self._stream is not None and self._may_send:
             await self._stream.write(frames)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, least_bytes: int) -> None:
         """Read, since acknowledgements come there, until input may be sent; output is kept meanwhile, up to a limit."""
-        while self._held_bytes > MIN_BUFFER_BYTES and self._side.input_room_bytes <= 0:
+        while self._held_bytes > MIN_BUFFER_BYTES and self._side.input_room_bytes < least_bytes:
             self._taken.clear()
             async with asyncio.timeout_at(self._instance.deadline_s):
                 await self._taken.wait()
-        await self._pump_until(lambda: self._side.input_room_bytes > 0 or self._side.outcome is not None)
+        await self._pump_until(lambda: self._side.input_room_bytes >= least_bytes or self._side.outcome is not None)
 
     async def _pump_until(self, is_done: Callable[[], bool]) -> None:
         while not is_done():

@@ -52,6 +52,8 @@ class Stream:
 
     async def write(self, data: bytes) -> None:
         """Send; what is lost shows when reading."""
+        if not data:
+            return
         async with self._writing:
             with contextlib.suppress(OSError):
                 await asyncio.get_running_loop().sock_sendall(self._connection, data)

@@ -99,5 +99,5 @@ def _parse_relays(text: str) -> Iterator[Relay]:
                 flags = frozenset(line.split()[1:])
             elif line.startswith("w Bandwidth="):
                 bandwidth = int(line.split()[1].partition("=")[2])
-        fingerprint = base64.b64decode(identity + "=").hex().upper()
+        fingerprint = base64.b64decode(identity + "=", validate=True).hex().upper()
         yield Relay(fingerprint, nickname, address, flags, bandwidth)

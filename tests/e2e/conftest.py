@@ -1,0 +1,18 @@
+"""End-to-end tests share one private network and one user; see `tests/network.py` and `tests/users.py`."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.network import network
+from tests.users import User
+
+from bento.testnet import Network
+
+__all__ = ["network"]
+
+
+@pytest.fixture(scope="session")
+def user(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    someone = User(network, tmp_path_factory.mktemp("user") / "state")
+    yield someone
+    someone.end_agent()
