@@ -36,6 +36,7 @@ class Boot:
         self._children = children
         self._groups = groups
         self._say = say
+        self._waiting = set(layout.relays)
 
     async def run(self) -> None:
         """Returns when the network is ready. Raises: NetworkDown if a process ends or BOOT_LIMIT_S passes."""
@@ -52,28 +53,33 @@ class Boot:
     async def _run(self) -> None:
         layout = self._layout
         self._say(f"starting {len(layout.relays)} relays")
-        for relay in layout.relays:
+        # Those with boxes first: a box starts as soon as its relay can be asked.
+        for relay in sorted(layout.relays, key=lambda relay: relay.box is None):
             self._start_relay(relay)
-        client = layout.data("client")
-        is_warm = (client / files.CONSENSUS_FILES[0]).exists()
-        if is_warm:
-            self.start_client("client", client, client_address(0))
+        if files.has_consensus(layout):
+            self.start_client("client", layout.data("client"), client_address(0))
+            await self._wait_for_relays()
+            await self._wait("a consensus that lists every relay", self._is_consensus_whole)
         else:
-            await self._wait("the relays to publish themselves", self._are_relays_published)
-            await self._vote_now()
-        await self._wait("a consensus that lists every relay", self._is_consensus_whole)
-        if not is_warm:
-            await self._preseed(client)
-            await self._restart_relays(client)
-        await self._wait("each relay to know its exit policy", self._are_relays_ready)
-        if not is_warm:
-            self.start_client("client", client, client_address(0))
-        for box in layout.boxes:
-            self.start_box(box)
+            await self._make_consensus()
+            await self._wait_for_relays()
+            self.start_client("client", layout.data("client"), client_address(0))
         await self._wait("the client's first circuit", self._has_circuit)
         await self._wait("the boxes' descriptors", self._is_box_list_written)
         if layout.boxes:
             await self._wait("the boxes to take connections", self._are_boxes_open)
+
+    async def _make_consensus(self) -> None:
+        """Have the relays that were just started voted on, and give the first consensus to all."""
+        client = self._layout.data("client")
+        await self._wait("the relays to publish themselves", self._are_relays_published)
+        await self._vote_now()
+        await self._wait("a consensus that lists every relay", self._is_consensus_whole)
+        await self._preseed(client)
+        await self._restart_relays(client)
+
+    async def _wait_for_relays(self) -> None:
+        await self._wait("each relay to know its exit policy", self._are_relays_ready)
 
     def _start_relay(self, relay: Relay) -> None:
         layout = self._layout
@@ -140,10 +146,14 @@ class Boot:
         return listed >= {relay.nickname for relay in self._layout.relays}
 
     async def _are_relays_ready(self) -> bool:
-        """A relay that has not yet made its descriptor takes itself for one that exits nowhere."""
-        question = "GETINFO exit-policy/full"
-        replies = [await self._ask(relay.nickname, question) for relay in self._layout.relays]
-        return all("250+exit-policy/full=" in reply or "250-exit-policy/full=" in reply for reply in replies)
+        """Start the box of each relay that is ready. One that has not yet made its descriptor exits nowhere."""
+        for relay in self._waiting.copy():
+            reply = await self._ask(relay.nickname, "GETINFO exit-policy/full")
+            if re.search(r"^250[+-]exit-policy/full=", reply, re.MULTILINE):
+                self._waiting.remove(relay)
+                if relay.box:
+                    self.start_box(relay.box)
+        return not self._waiting
 
     async def _are_boxes_open(self) -> bool:
         return all([await _is_open(box.address, BOX_PORT) for box in self._layout.boxes])

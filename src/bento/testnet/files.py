@@ -71,6 +71,11 @@ def box_config(layout: Layout, box: Box) -> Path:
     return layout.directory / box.name / "box.toml"
 
 
+def has_consensus(layout: Layout) -> bool:
+    """Whether the tors know a consensus from the start."""
+    return (layout.data("client") / CONSENSUS_FILES[0]).exists()
+
+
 def write_consensus(data: Path, listing: str, certificates: str, microdescriptors: str) -> None:
     """Give a client that was never started what it would fetch."""
     data.mkdir(mode=0o700, exist_ok=True)
