@@ -68,7 +68,11 @@ def _run(config: SandboxConfig, starter: int) -> None:
     os.chdir(config.run)
     _take_lock()
     cgroups = _open_cgroups(config)
-    enter_namespaces(is_root=is_root)
+    try:
+        enter_namespaces(is_root=is_root)
+    except SandboxUnavailable:
+        _leave_nothing(cgroups)
+        raise
     if os.fork():
         os._exit(0)
     try:
@@ -87,11 +91,12 @@ def _make_root(image: Image) -> int:
     """Build the functions' root on a folder in the run folder; only this mount namespace sees what is on it."""
     Path(_ROOT_NAME).mkdir(mode=0o700, exist_ok=True)
     run, mount_point = os.open(".", _FOLDER), os.open(_ROOT_NAME, _FOLDER | os.O_NOFOLLOW)
-    root = build_root(image, mount_point)
-    os.fchdir(run)
-    os.close(run)
-    os.close(mount_point)
-    return root
+    try:
+        return build_root(image, mount_point)
+    finally:
+        os.fchdir(run)
+        os.close(run)
+        os.close(mount_point)
 
 
 def _plan(plant: Plant, cgroups: Cgroups, *, is_root: bool) -> Loop:
@@ -189,16 +194,22 @@ def _report(starter: int, report: Report) -> None:
 
 
 def _end_all(cgroups: Cgroups) -> None:
-    """End every process of the namespace, then remove what outlives them."""
+    """End every process of the namespace, and leave nothing."""
     assert os.getpid() == 1
     signal.set_wakeup_fd(-1)
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(-1, signal.SIGKILL)
         while True:
             os.wait()
+    _leave_nothing(cgroups)
+
+
+def _leave_nothing(cgroups: Cgroups) -> None:
+    """Remove what outlives processes."""
     cgroups.remove()
-    with suppress(OSError):  # where the start failed before there was one
+    with suppress(OSError):  # where the start failed before it was mounted
         syscalls.detach_mount(_ROOT_NAME)
+    with suppress(OSError):  # or made
         Path(_ROOT_NAME).rmdir()
     for name in (SOCKET_NAME, LOCK_NAME):  # the lock last: whoever sees it gone may remove the folder
         Path(name).unlink(missing_ok=True)

@@ -9,14 +9,16 @@ import msgspec
 import pytest
 
 from bento.errors import SandboxUnavailable
+from bento.sandbox.hierarchies import candidates
 from bento.sandbox.spec import Bind, SandboxConfig
-from bento.sandbox.start import is_reaper_running, start_reaper
+from bento.sandbox.start import start_reaper
 
 # Takes a system call away from itself, then starts a reaper: what a container's own filter would do.
 WITHOUT = """
 import errno, sys
 import msgspec, pyseccomp
 from bento.errors import SandboxUnavailable
+from bento.sandbox.hierarchies import candidates
 from bento.sandbox.spec import SandboxConfig
 from bento.sandbox.start import start_reaper
 rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
@@ -53,7 +55,13 @@ def test_refuses_to_start_without(make_config: Callable[..., SandboxConfig], cal
     said = done.stdout.decode()
     assert fact in said, done.stderr.decode()
     assert hint in said
-    assert not is_reaper_running(Path(config.run))
+    assert left_by(config) == []
+
+
+def left_by(config: SandboxConfig) -> list[Path]:
+    """Cgroups, and files in the run folder."""
+    cgroups = [folder for each in candidates(Path(config.run)) for folder in each.folders.values() if folder.exists()]
+    return [*cgroups, *Path(config.run).iterdir()]
 
 
 def test_refuses_an_image_that_can_not_serve(make_config: Callable[..., SandboxConfig]) -> None:
@@ -61,7 +69,7 @@ def test_refuses_an_image_that_can_not_serve(make_config: Callable[..., SandboxC
     broken = msgspec.structs.replace(config.image, entry="no_such_module:serve")
     with pytest.raises(SandboxUnavailable, match="zygote"):
         start_reaper(msgspec.structs.replace(config, image=broken))
-    assert not is_reaper_running(Path(config.run))
+    assert left_by(config) == []
 
 
 def test_refuses_an_image_whose_files_are_gone(make_config: Callable[..., SandboxConfig]) -> None:
