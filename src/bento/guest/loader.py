@@ -17,7 +17,7 @@ from bento.guest import api
 from bento.guest.broker import Broker
 from bento.guest.function import Function, run
 from bento.guest.invocation import Invocation, raised, returned
-from bento.guest.session import Session, start_thread
+from bento.guest.session import SESSION_STACK_BYTES, Session, start_thread
 from bento.protocol.broker import (
     MAX_PACKET_BYTES,
     Attach,
@@ -37,7 +37,7 @@ MAX_SESSIONS = 64
 """Attached at once: each costs two threads."""
 
 _STACK_BYTES = 4 * 1024 * 1024
-"""For threads that run the function: half of what a main thread usually has. Only touched pages cost memory."""
+"""For threads that compile or run the function: half of what a main thread has. Only touched pages cost memory."""
 
 
 def serve(control: socket.socket) -> None:
@@ -103,7 +103,7 @@ class Loader:
                 if len(message.code) > MAX_CODE_BYTES:
                     raise SourceError(f"the source has {len(message.code)} bytes, at most {MAX_CODE_BYTES} are taken")
                 self._source_digest, self._invoke = digest, message.invoke
-                _run_in_thread(lambda: self._load(message.code))
+                self._load(message.code)
         if digest != self._source_digest:
             raise SourceError("the instance has loaded another source already", hint="spawn another instance")
         if isinstance(self._load_failure, SourceError):
@@ -170,7 +170,8 @@ class Loader:
         try:
             if is_full:
                 raise RuntimeError("too many sessions")
-            start_thread(lambda: self._serve(Session(stream, self, may_load), answer))
+            stack_bytes = _STACK_BYTES if may_load else SESSION_STACK_BYTES
+            start_thread(lambda: self._serve(Session(stream, self, may_load), answer), stack_bytes)
         except RuntimeError:  # also: the grant allows no further thread
             stream.shutdown(socket.SHUT_RDWR)
             stream.close()
@@ -193,17 +194,3 @@ def _invoke(invocation: Invocation, call: Callable[[], Any]) -> None:
         except BaseException as error:  # noqa: BLE001 - a function may raise anything, SystemExit included
             outcome = raised(error, MAX_TEXT_CHARS)
     invocation.finish(outcome)
-
-
-def _run_in_thread(target: Callable[[], None]) -> None:
-    """Run to the end on a stack that fits a compiler; a session's own is too small."""
-    over = threading.Event()
-
-    def run_and_tell() -> None:
-        try:
-            target()
-        finally:
-            over.set()
-
-    start_thread(run_and_tell, _STACK_BYTES)
-    over.wait()

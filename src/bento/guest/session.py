@@ -126,11 +126,11 @@ class Session:
 _LINGER_S = 10
 """Enough for a flight that is still in the circuit; a client that goes on talking is cut."""
 
-_SESSION_STACK_BYTES = 256 * 1024
+SESSION_STACK_BYTES = 256 * 1024
 """These threads only move bytes."""
 
 
-def start_thread(target: Callable[[], None], stack_bytes: int = _SESSION_STACK_BYTES) -> None:
+def start_thread(target: Callable[[], None], stack_bytes: int = SESSION_STACK_BYTES) -> None:
     """Start a thread with its own size of stack; RuntimeError where the grant allows no further one.
 
     Not a `threading.Thread`: that costs each instance 200 KiB of pages that it else shares with its zygote.

@@ -141,7 +141,7 @@ def start_generation(plant: Plant, now_s: float) -> Generation:
         pid = os.fork()
         if pid == 0:
             _become_zygote(image, plant, theirs.fileno())
-    messages.send(ours, messages.Prepare(filter=plant.filter_program, preload=image.preload, entry=image.entry))
+    messages.send(ours, messages.Prepare(plant.filter_program, image.preload, image.entry, image.rehearsal))
     return Generation(pid, ours, now_s)
 
 

@@ -21,6 +21,7 @@ from bento.errors import SandboxUnavailable
 from bento.sandbox.spec import Bind, Image
 
 ENTRY: Final = "bento.guest.loader:serve"
+REHEARSAL: Final = "bento.guest.rehearsal:rehearse"
 
 _PYTHON = "/usr/bin/python3"
 _PACKAGES = "/usr/lib/bento"
@@ -107,6 +108,7 @@ def python_image(*, extra_ca: bytes = b"", entry: str = ENTRY, files: tuple[tupl
         path=_PACKAGES,
         preload=_PRELOAD,
         entry=entry,
+        rehearsal=REHEARSAL if entry == ENTRY else "",
     )
 
 

@@ -123,6 +123,7 @@ class Prepare(_Packet, frozen=True):
     filter: bytes
     preload: tuple[str, ...]
     entry: str
+    rehearsal: str
 
 
 class Make(_Packet, frozen=True):

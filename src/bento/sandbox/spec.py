@@ -72,6 +72,8 @@ class Image(msgspec.Struct, frozen=True):
     """Imported before the fork, so that every instance shares their pages."""
     entry: str
     """"module:function", called in each child with its control socket; returns when the instance ends."""
+    rehearsal: str = ""
+    """"module:function", called in the zygote before it forks, so that children share what it warmed; "" for none."""
 
 
 class SandboxConfig(msgspec.Struct, frozen=True):

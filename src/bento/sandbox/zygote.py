@@ -35,7 +35,7 @@ def main() -> NoReturn:
     try:
         prepare, _ = messages.receive(channel, messages.TO_ZYGOTE, wait=True)
         assert isinstance(prepare, messages.Prepare)
-        serve = _warm_up(prepare.preload, prepare.entry)
+        serve = _warm_up(prepare)
         messages.send(channel, messages.Ready(), wait=True)
         while True:
             make, descriptors = messages.receive(channel, messages.TO_ZYGOTE, wait=True)
@@ -46,17 +46,24 @@ def main() -> NoReturn:
         os._exit(0)  # retired
 
 
-def _warm_up(preload: tuple[str, ...], entry: str) -> Serve:
+def _warm_up(prepare: messages.Prepare) -> Serve:
     """Import, and call once, what children would else each pay for, in time and in memory of their own."""
-    for name in preload:
+    for name in prepare.preload:
         import_module(name)
-    module, _, function = entry.partition(":")
-    serve: Serve = getattr(import_module(module), function)
+    serve: Serve = _find(prepare.entry)
+    if prepare.rehearsal:
+        _find(prepare.rehearsal)()
     threading.stack_size(_STACK_BYTES)
     _draw_randomness()
     gc.collect()
     gc.freeze()  # else the first collection in each child would write to, and so copy, every shared page
     return serve
+
+
+def _find(name: str) -> Callable[..., None]:
+    module, _, function = name.partition(":")
+    found: Callable[..., None] = getattr(import_module(module), function)
+    return found
 
 
 def _draw_randomness() -> None:
