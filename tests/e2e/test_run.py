@@ -148,7 +148,7 @@ def test_a_manifest_that_asks_too_much_is_refused_by_every_rule(user: User, tmp_
     assert checked.returncode == 3
     (verdict,) = json.loads(checked.stdout)
     assert not verdict["admitted"]
-    assert {refusal["rule"] for refusal in verdict["refusals"]} == {"memory_bytes", "cpu_s", "wall_s"}
+    assert {"memory_bytes", "cpu_s", "wall_s"} <= {refusal["rule"] for refusal in verdict["refusals"]}
     assert all(refusal.keys() == {"rule", "asked", "limit", "hint"} for refusal in verdict["refusals"])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bento import __version__
+from bento.cli import progress
 from bento.errors import BentoError, Refused, UsageError
 
 INTERRUPTED = 130
@@ -100,6 +101,7 @@ def _print_rules(error: Refused) -> None:
 
 def _print_to_stderr(text: str) -> None:
     try:
+        progress.clear()
         print(text, file=sys.stderr, flush=True)
     except OSError:
         return  # nobody reads it; the status says it all

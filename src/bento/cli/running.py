@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from bento.cli import progress
 from bento.client import Client, Function, Invocation
 from bento.client.source import Source, read_source
 from bento.client.tasks import alongside
@@ -62,6 +63,7 @@ async def _run(
 
 
 async def _show(invocation: Invocation) -> None:
+    progress.clear()
     async for chunk in invocation:
         await _write(chunk)
     value = await invocation.result()

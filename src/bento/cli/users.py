@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from bento.cli import progress
 from bento.cli.running import run_function
 from bento.client import Client
 from bento.client.choose import find_box, item_refusals
+from bento.client.function import DEFAULT_WALL_S
 from bento.client.source import Source, read_source
 from bento.errors import SourceError
 from bento.policy import Grant, Refusal, decide
@@ -78,12 +80,6 @@ def _parse_seconds(text: str) -> int:
     return int(text)
 
 
-def _report(text: str) -> None:
-    """Progress, for a person who waits."""
-    if sys.stderr.isatty():
-        print(f"\rbento: {text}\033[K", end="", file=sys.stderr, flush=True)
-
-
 def _boxes(args: argparse.Namespace) -> int:
     listed = asyncio.run(Client(net=args.net).box_list())
     if args.json:
@@ -121,8 +117,9 @@ def _print_boxes(boxes: tuple[ListedBox, ...]) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     source = read_source(args.file)
-    client = Client(net=args.net, report=_report)
+    client = Client(net=args.net, report=progress.report)
     verdicts = asyncio.run(_check_box(client, source, args.box) if args.box else _check_list(client, source))
+    progress.clear()
     if args.json:
         print(json.dumps([_verdict_object(box, refusals) for box, refusals in verdicts], indent=2))
     else:
@@ -145,7 +142,9 @@ async def _check_box(client: Client, source: Source, fingerprint: str) -> Verdic
     """By the box's whole policy, which it tells to anyone; the decision is made here."""
     box = find_box(await client.boxes(), fingerprint)
     described = await client.describe(box.fingerprint)
-    decision = decide(source.manifest, described.policy, instances=0)
+    # As `run` would ask for it.
+    lease_s = source.manifest.wall_s or DEFAULT_WALL_S
+    decision = decide(source.manifest, described.policy, instances=0, lease_s=lease_s)
     return [(box, () if isinstance(decision, Grant) else decision)]
 
 
@@ -161,5 +160,5 @@ def _verdict_object(box: ListedBox, refusals: tuple[Refusal, ...]) -> dict[str, 
 def _run(args: argparse.Namespace) -> int:
     entry, *words = args.words or [None]
     arguments = [parse_argument(text) for text in words]
-    client = Client(net=args.net, report=_report)
+    client = Client(net=args.net, report=progress.report)
     return run_function(client, args.file, entry, arguments, box=args.box, timeout_s=args.timeout)

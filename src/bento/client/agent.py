@@ -87,7 +87,9 @@ class Agent:
             self._service.fail(TorUnavailable("the agent before this one does not end", hint="end its process"))
         except BentoError as error:
             self._service.fail(error)
-        await asyncio.sleep(_FAREWELL_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self._service.until_unused()
         raise _Over
 
     async def _run_tor(self) -> None:

@@ -30,6 +30,8 @@ class Service:
 
     def __init__(self) -> None:
         self.holders = 0
+        """The commands that are connected."""
+        self._unused = asyncio.Event()
         self._progress = 0, "starting"
         self._settled = asyncio.Event()
         self._failure: BentoError | None = None
@@ -45,6 +47,20 @@ class Service:
     def fail(self, error: BentoError) -> None:
         self._failure = error
         self._settled.set()
+
+    def enter(self) -> None:
+        self.holders += 1
+        self._unused.clear()
+
+    def leave(self) -> None:
+        self.holders -= 1
+        if not self.holders:
+            self._unused.set()
+
+    async def until_unused(self) -> None:
+        """Wait until no command is connected."""
+        if self.holders:
+            await self._unused.wait()
 
     async def ready(self, report: Callable[[int, str], None]) -> tuple[Tor, Circuits]:
         """Wait for tor; `report` is told how far it is. Raises: why there is none."""
@@ -83,13 +99,13 @@ class Holder:
     async def serve(self) -> None:
         """Answer requests until the command closes the connection."""
         self._connection.setblocking(False)
-        self._service.holders += 1
+        self._service.enter()
         try:
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 while (packet := await agent_messages.receive(self._connection))[0]:
                     await self._answer(agent_messages.decode_request(packet[0]))
         finally:
-            self._service.holders -= 1
+            self._service.leave()
             self._connection.close()
             with contextlib.suppress(BentoError):
                 await self._release()

@@ -23,6 +23,8 @@ START_LIMIT_S: Final = 15.0
 """For another command's start of the agent: a Python start takes 0.2 s, on a busy machine a few."""
 
 _BACKLOG: Final = 64
+_CONNECT_LIMIT_S: Final = 5.0
+"""An agent that accepts nobody for so long is as good as none."""
 
 
 async def connect_agent(profile: Profile) -> socket.socket:
@@ -66,6 +68,7 @@ def _connect(profile: Profile) -> socket.socket | None:
     except FileNotFoundError:
         return None
     connection = agent_messages.new_socket()
+    connection.settimeout(_CONNECT_LIMIT_S)
     try:
         connection.connect(address)
     except OSError:

@@ -13,6 +13,7 @@ import msgspec
 
 from bento.client.profile import Profile
 from bento.errors import NetworkDown, TorUnavailable
+from bento.tor.circuits import ANSWER_LIMIT_S
 from bento.tor.control import CommandRejected, Control
 from bento.tor.process import client_lines, log_tail, start_tor
 
@@ -54,10 +55,17 @@ async def own_tor(profile: Profile, run: Path) -> AsyncIterator[Tor]:
     """A tor for the block, ended behind it. `run` is a short private directory for its sockets."""
     source = _private_tor(profile.net, profile.state) if profile.net else _live_tor(profile, run)
     async with source as (lent, watch):
-        control = await asyncio.to_thread(Control.connect, Path(lent.control), Path(lent.cookie))
-        with control:
+        with await _connect(lent) as control:
             can_exit_to_self = await asyncio.to_thread(_prepare, control)
             yield Tor(control, Path(lent.socks), Path(lent.data), can_exit_to_self, watch)
+
+
+async def _connect(lent: Lent) -> Control:
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            return await asyncio.to_thread(Control.connect, Path(lent.control), Path(lent.cookie))
+    except TimeoutError:
+        raise TorUnavailable(f"tor's control port did not answer within {ANSWER_LIMIT_S} s", hint="try again") from None
 
 
 async def wait_until_ready(tor: Tor, report: Callable[[int, str], None]) -> None:

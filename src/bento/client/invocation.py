@@ -16,6 +16,9 @@ from bento.protocol.messages import InnerReply, Output, Raise, Resumed, Return
 REATTACH_DELAYS_S: Final = (0.0, 0.2, 1.0, 3.0)
 """Tries to come back after a lost stream: at once for a broken circuit, later for a box's server that restarts."""
 
+MAX_LOSSES: Final = 10
+"""Streams lost in a row: a circuit lives for minutes, so this is a box that hangs up."""
+
 
 class Instance(Protocol):
     """What an invocation needs of its function."""
@@ -46,6 +49,7 @@ class Invocation:
         self._held_bytes = 0
         self._taken = asyncio.Event()
         self._was_attached = False
+        self._losses = 0
         self._has_started = False
         self._may_send = False
         self._ended_input = not has_input
@@ -114,8 +118,11 @@ class Invocation:
         """Read, since acknowledgements come there, until input may be sent; output is kept meanwhile, up to a limit."""
         while self._held_bytes > MIN_BUFFER_BYTES and self._side.input_room_bytes < least_bytes:
             self._taken.clear()
-            async with asyncio.timeout_at(self._instance.deadline_s):
-                await self._taken.wait()
+            try:
+                async with asyncio.timeout_at(self._instance.deadline_s):
+                    await self._taken.wait()
+            except TimeoutError:
+                raise BoxUnreachable("nobody took the function's output until its lease was over") from None
         await self._pump_until(lambda: self._side.input_room_bytes >= least_bytes or self._side.outcome is not None)
 
     async def _pump_until(self, is_done: Callable[[], bool]) -> None:
@@ -142,8 +149,11 @@ class Invocation:
             raise BoxUnreachable("the function says nothing, though its lease is over") from None
         if data:
             await self._take(self._side.receive(data))
-        else:
-            self._drop_stream()
+            return
+        self._drop_stream()
+        self._losses += 1
+        if self._losses > MAX_LOSSES:
+            raise BoxUnreachable(f"the stream was lost {self._losses} times without a byte of output between")
 
     async def _attach(self) -> None:
         """Begin a session: with the Invoke, or where that has arrived with a Resume."""
@@ -175,6 +185,7 @@ class Invocation:
     async def _take(self, events: list[InnerReply]) -> None:
         for event in events:
             if isinstance(event, Output):
+                self._losses = 0
                 self._chunks.append(event.data)
                 self._held_bytes += len(event.data)
             elif isinstance(event, Resumed):
