@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.network import network
 from tests.users import User
 
 from bento.testnet import Network
-
-__all__ = ["network"]
 
 
 @pytest.fixture(scope="session")
