@@ -221,6 +221,40 @@ def test_what_both_left_when_killed_together_is_removed_by_the_next_start(direct
         assert [left for left in traces.left() if "instance.json" not in left] == []
 
 
+def bento_net(*words: str | Path, status: int = 0) -> "subprocess.CompletedProcess[str]":
+    """`bento net ...`; its status must be the one given."""
+    command = [sys.executable, "-m", "bento", "net", *map(str, words)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
+    assert done.returncode == status, done
+    return done
+
+
+def test_the_command_line_starts_asks_and_ends_a_network(directory: Path, tmp_path: Path) -> None:
+    at = ("--dir", directory)
+    assert "no network is up" in bento_net("status", *at, status=5).stderr
+    assert json.loads(bento_net("status", *at, "--json", status=5).stdout)["ready"] is False
+    bento_net("up", *at, "--detach")
+    try:
+        traces = traces_of(Network(directory))
+        status = json.loads(bento_net("status", *at, "--json").stdout)
+        assert status["ready"] is True
+        assert status["dir"] == str(directory)
+        assert [set(relay) >= {"nickname", "fingerprint", "address", "box"} for relay in status["relays"]] == [True] * 6
+        assert set(status["client"]) >= {"socks", "control"}
+        assert Path(f"/proc/{status['supervisor_pid']}").exists()
+        assert "up in" in bento_net("up", *at, status=5).stderr
+        assert bento_net("exec", *at, "--", "cat", "/etc/resolv.conf").stdout == "nameserver 46.64.53.53\n"
+        bento_net("exec", *at, "--", "sh", "-c", "exit 9", status=9)
+        bento_net("site", "cli.test", tmp_path, *at)
+        bento_net("site", "cli.org", tmp_path, *at, status=2)
+        bento_net("up", *at, "--boxes", "17", status=2)
+        bento_net("exec", *at, status=2)
+    finally:
+        bento_net("down", *at)
+    assert traces.left() == []
+    assert "no network was up" in bento_net("down", *at).stderr
+
+
 def test_a_network_ends_with_the_process_that_started_it(directory: Path) -> None:
     script = f"from bento.testnet import Network; n = Network({str(directory)!r}); n.start(); print('up'); input()"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
