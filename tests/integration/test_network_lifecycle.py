@@ -251,7 +251,7 @@ def test_the_command_line_starts_asks_and_ends_a_network(directory: Path, tmp_pa
         bento_net("exec", *at, status=2)
     finally:
         bento_net("down", *at)
-    assert traces.left() == []
+    assert_gone(traces)
     assert "no network was up" in bento_net("down", *at).stderr
 
 
