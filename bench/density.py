@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from report import arguments, report
+
 from tests.lone_box import make_box
 from tests.wire import RemoteFunction
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 
 from report import arguments, report, spread
+
 from tests.lone_box import make_box
 from tests.wire import RemoteFunction
 

@@ -39,15 +39,7 @@ class LoneBox:
         """Start the server (again), and wait until it listens."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    "import sys,argparse; from bento.cli.box import add_parser; p=argparse.ArgumentParser(); add_parser(p.add_subparsers()); a=p.parse_args(sys.argv[1:]); a.run(a)",
-                    "box",
-                    "run",
-                    "--config",
-                    str(self.config),
-                ],
+                [sys.executable, "-m", "bento", "box", "run", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -111,15 +111,20 @@ class Call:
             data = self.stream.recv(65536)
             if not data:
                 raise StreamEnded
-            if not self.outer.is_settled:
-                self.outer.receive(data)
-                data = self.outer.rest if self.outer.is_settled else b""
+            data = self._past_the_box(data)
             for event in self.side.receive(data):
                 if isinstance(event, Output):
                     self.output += event.data
                 if not isinstance(event, Acknowledge):
                     yield event
             self.stream.sendall(self.side.acknowledge())
+
+    def _past_the_box(self, data: bytes) -> bytes:
+        """What of it is the loader's."""
+        if self.outer.is_settled:
+            return data
+        self.outer.receive(data)
+        return self.outer.rest if self.outer.is_settled else b""
 
     def read(self, size: int) -> bytes:
         """Output, at least `size` bytes of it in all."""

@@ -40,6 +40,9 @@ MIN_BUFFER_BYTES: Final = 8 * MIB
 """The default output buffer. Tor itself holds up to 4 MB of a stream that nobody reads; twice that keeps a function
 running while its client acknowledges a round trip late."""
 
+ONION_PORT: Final = 80
+"""Where a box's onion service takes connections: what an onion service most often does."""
+
 MAX_OPEN_WAIT_S: Final = 30
 """How long a box waits for the next message of the outer conversation: Tor's own limit for a stream to open is
 twice this, and a stranger who says nothing holds a descriptor of the box."""

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.network import network
-from tests.users import User
 
 from bento.testnet import Network
+from tests.network import network
+from tests.users import User
 
 __all__ = ["network"]
 

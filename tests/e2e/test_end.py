@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.network import open_to_all
-from tests.users import FUNCTION, User, wait_until
 
 from bento.testnet import Network
+from tests.network import open_to_all
+from tests.users import FUNCTION, User, wait_until
 
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.users import FUNCTION, User
 
 from bento.cli import READER_GONE
+from tests.users import FUNCTION, User
 
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 

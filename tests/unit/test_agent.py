@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.descriptors import ITEM
 
 from bento.client import agent as agent_module
 from bento.client import agent_tor
@@ -21,6 +20,7 @@ from bento.client.profile import Profile
 from bento.errors import ConfigError, TorUnavailable
 from bento.tor.box_list import ListedBox
 from bento.tor.process import start_tor
+from tests.descriptors import ITEM
 
 BOX = ListedBox("A" * 40, "r5", 0, ITEM, True)
 

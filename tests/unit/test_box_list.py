@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from tests.descriptors import ITEM, NOW_S, Signer, make_descriptor, sign
 
 from bento.errors import UsageError
 from bento.tor.box_list import MAX_LIST_BYTES, parse_box_list
@@ -15,6 +14,7 @@ from bento.tor.descriptor import (
     split_descriptors,
     verify_descriptor,
 )
+from tests.descriptors import ITEM, NOW_S, Signer, make_descriptor, sign
 
 
 @pytest.fixture(scope="module")

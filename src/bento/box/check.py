@@ -20,13 +20,14 @@ from bento.box.relay import read_facts
 from bento.box.server import bind
 from bento.box.settings import Settings
 from bento.box.start import find_user, sandbox_config
+from bento.config import ONION_PORT
 from bento.errors import BentoError, BoxUnreachable, ConfigError, TorUnavailable
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.namespaces import owns_uids
 from bento.sandbox.spec import SandboxConfig
 from bento.sandbox.start import start_reaper
 from bento.tor.box_item import BoxItem
-from bento.tor.circuits import Circuits
+from bento.tor.circuits import Circuits, allow_exit_to_self
 from bento.tor.control import Control
 from bento.tor.process import TorProcess, client_lines, start_tor
 from bento.tor.socks import ReplyReader, encode_connect
@@ -36,6 +37,7 @@ _REACH_S = 180
 """A new tor on the live network is ready in half a minute; a slow line takes a few."""
 
 _BOOTSTRAP_POLL_S = 0.2
+_USERNAME = "check"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _check_contact(settings: Settings, control: Control) -> str:
 
 
 def _check_reach(settings: Settings, fingerprint: str) -> str:
-    """Reach the box as a user does, with a new tor: over a circuit that ends at this relay."""
+    """Reach the box as a user does, with a new tor: over a circuit that ends at this relay, else by onion service."""
     folder = Path(tempfile.mkdtemp(prefix="bento-"))
     defaults = settings.onion.defaults_torrc if settings.onion else None
     try:
@@ -146,38 +148,46 @@ def _check_reach(settings: Settings, fingerprint: str) -> str:
             defaults=Path(defaults) if defaults else None,
         )
         try:
-            asyncio.run(_reach(settings, fingerprint, tor))
+            return asyncio.run(_reach(settings, fingerprint, tor))
         finally:
             tor.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return "the box can be reached over a circuit that ends at its relay"
 
 
-async def _reach(settings: Settings, fingerprint: str, tor: TorProcess) -> None:
+async def _reach(settings: Settings, fingerprint: str, tor: TorProcess) -> str:
     try:
         async with asyncio.timeout(_REACH_S):
             await asyncio.to_thread(tor.wait_for_control)
             with Control.connect(tor.control, tor.cookie) as control:
                 while "PROGRESS=100" not in control.get_info("status/bootstrap-phase"):  # noqa: ASYNC110
                     await asyncio.sleep(_BOOTSTRAP_POLL_S)
-                await _dial_over_circuit(settings, fingerprint, tor, control)
+                if allow_exit_to_self(control):
+                    await _dial(settings, tor, control, fingerprint)
+                    return "the box can be reached over a circuit that ends at its relay"
+                await _dial(settings, tor, control, None)
+                return "the box can be reached by its onion service; users' tors allow no other way on this network"
     except TimeoutError:
         raise BoxUnreachable(
             f"the box was not reached within {_REACH_S} s", hint="is the relay in the consensus?"
         ) from None
 
 
-async def _dial_over_circuit(settings: Settings, fingerprint: str, tor: TorProcess, control: Control) -> None:
+async def _dial(settings: Settings, tor: TorProcess, control: Control, fingerprint: str | None) -> None:
+    """Open a stream to the box: over a circuit to the relay of this fingerprint, or None by its onion service."""
+    host, port = settings.address, settings.port
+    if fingerprint is None:
+        if settings.onion_address is None:
+            raise BoxUnreachable("only an onion service can be reached on this network", hint="add [onion], and run once")
+        host, port = f"{settings.onion_address}.onion", ONION_PORT
     circuits = Circuits(control, SystemRandom())
     await circuits.take_over()
     following = asyncio.ensure_future(circuits.run())
     listener = _listener_unless_running(settings)
     try:
-        circuit = await circuits.build(fingerprint)
-        circuits.route("check", circuit)
+        circuits.route(_USERNAME, await circuits.build(fingerprint) if fingerprint else None)
         reader, writer = await asyncio.open_unix_connection(str(tor.socks))
-        writer.write(encode_connect("check", settings.address, settings.port))
+        writer.write(encode_connect(_USERNAME, host, port))
         replies = ReplyReader()
         while replies.feed(await reader.read(1024)) is None:
             if reader.at_eof():

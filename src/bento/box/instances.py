@@ -176,7 +176,7 @@ class Instances:
             await self._starting[name].wait()
 
     def _hand_over(self, instance: Instance, answer: Spawned | Connected, connection: socket.socket) -> None:
-        packet = encode_packet(Attach(encode_frame(answer)))
+        packet = encode_packet(Attach(encode_frame(answer), may_load=isinstance(answer, Spawned)))
         connection.setblocking(True)
         try:
             socket.send_fds(instance.control, [packet], [connection.fileno()])

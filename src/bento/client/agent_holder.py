@@ -13,12 +13,10 @@ import msgspec
 from bento.client import agent_messages
 from bento.client.agent_messages import Build, Built, Dial, Dialled, Failed, Hop, Progress, Reply, Target
 from bento.client.agent_tor import Tor
+from bento.config import ONION_PORT
 from bento.errors import BentoError, BoxUnreachable, UsageError
 from bento.tor.circuits import Circuit, Circuits
 from bento.tor.socks import encode_connect
-
-ONION_PORT: Final = 80
-"""The port that every box's onion service shows."""
 
 _USERNAME_BYTES: Final = 16
 _REPORT_S: Final = 0.2

@@ -13,8 +13,8 @@ import msgspec
 
 from bento.client.profile import Profile
 from bento.errors import NetworkDown, TorUnavailable
-from bento.tor.circuits import ANSWER_LIMIT_S
-from bento.tor.control import CommandRejected, Control
+from bento.tor.circuits import ANSWER_LIMIT_S, allow_exit_to_self
+from bento.tor.control import Control
 from bento.tor.process import client_lines, log_tail, start_tor
 
 READY_LIMIT_S: Final = 180.0
@@ -41,7 +41,7 @@ class Lent(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Tor:
-    """`watch` waits until this tor is no longer lent, and raises then. `can_exit_to_self` as `_prepare` says."""
+    """`watch` waits until this tor is no longer lent, and raises then. `can_exit_to_self` as `allow_exit_to_self` says."""
 
     control: Control
     socks: Path
@@ -56,7 +56,7 @@ async def own_tor(profile: Profile, run: Path) -> AsyncIterator[Tor]:
     source = _private_tor(profile.net, profile.state) if profile.net else _live_tor(profile, run)
     async with source as (lent, watch):
         with await _connect(lent) as control:
-            can_exit_to_self = await asyncio.to_thread(_prepare, control)
+            can_exit_to_self = await asyncio.to_thread(allow_exit_to_self, control)
             yield Tor(control, Path(lent.socks), Path(lent.data), can_exit_to_self, watch)
 
 
@@ -90,20 +90,6 @@ async def wait_until_ready(tor: Tor, report: Callable[[int, str], None]) -> None
         ) from None
 
 
-def _prepare(control: Control) -> bool:
-    """Set what Bento needs of its tor; whether circuits may end at boxes' loopback addresses.
-
-    With the public network's own authorities tor refuses ClientDNSRejectInternalAddresses 0; it would then drop an
-    exit's answer that names a loopback address, and only onion services are left.
-    """
-    control.set_conf({"ConfluxEnabled": "0"})
-    try:
-        control.set_conf({"ClientDNSRejectInternalAddresses": "0"})
-    except CommandRejected:
-        return False
-    return True
-
-
 def _parse_phase(phase: str) -> tuple[int, str]:
     """The percentage and summary of `GETINFO status/bootstrap-phase`."""
     words = dict(word.partition("=")[::2] for word in phase.split())
@@ -113,10 +99,8 @@ def _parse_phase(phase: str) -> tuple[int, str]:
 @contextlib.asynccontextmanager
 async def _live_tor(profile: Profile, run: Path) -> AsyncIterator[tuple[Lent, Watch]]:
     sockets = run / "tor"
-    # The live network's tor does not start with this line; `_prepare` sets what can be set.
-    lines = [line for line in client_lines(sockets / "socks") if not line.startswith("ClientDNSRejectInternal")]
     # Should this process be killed, tor notices and ends by itself.
-    lines.append(f"__OwningControllerProcess {os.getpid()}")
+    lines = [*client_lines(sockets / "socks"), f"__OwningControllerProcess {os.getpid()}"]
     tor = await asyncio.to_thread(lambda: start_tor(lines, data=profile.tor_data, sockets=sockets))
     try:
         await asyncio.to_thread(tor.wait_for_control)

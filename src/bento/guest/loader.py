@@ -79,9 +79,9 @@ class Loader:
         match packet:
             case Begin() if descriptor is not None:
                 self._buffer_bytes = packet.buffer_bytes
-                self._start_session(descriptor, packet.answer, may_load=True)
+                self._start_session(descriptor, packet.answer, True)
             case Attach() if descriptor is not None:
-                self._start_session(descriptor, packet.answer, may_load=False)
+                self._start_session(descriptor, packet.answer, packet.may_load)
             case Dialled() | DialFailed():
                 self._broker.deliver(packet, descriptor)
             case Unavailable():

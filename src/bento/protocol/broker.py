@@ -35,9 +35,13 @@ class Begin(Packet, frozen=True, tag="begin"):
 
 
 class Attach(Packet, frozen=True, tag="attach"):
-    """Box to instance, with a further client's connection beside it; `answer` as in Begin."""
+    """Box to instance, with a further client's connection beside it; `answer` as in Begin.
+
+    `may_load`: it is the spawner's, come again, perhaps before its source had arrived.
+    """
 
     answer: bytes
+    may_load: bool = False
 
 
 class Dial(Packet, frozen=True, tag="dial"):

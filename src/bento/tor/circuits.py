@@ -43,6 +43,19 @@ _REMOTE_REASONS: Final = _END_REASONS | {"MISC": 3}
 _TORS_CHOICE: Final = "0"
 
 
+def allow_exit_to_self(control: Control) -> bool:
+    """Have a client's tor accept that a circuit ends at a loopback address of its relay; False if tor refuses.
+
+    By default tor drops an exit's answer that names such an address, and with the public network's own authorities it
+    refuses another setting: onion services are left then.
+    """
+    try:
+        control.set_conf({"ClientDNSRejectInternalAddresses": "0"})
+    except CommandRejected:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Circuit:
     """A circuit that was built: tor's id and its relays, the box's last."""

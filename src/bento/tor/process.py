@@ -74,13 +74,11 @@ def find_program(name: str) -> str:
 def client_lines(socks: Path) -> list[str]:
     """The torrc of Bento's own tor, beyond what `start_tor` adds.
 
-    ClientDNSRejectInternalAddresses 0: the box's address is a loopback one, and tor would drop the exit's answer.
     ConfluxEnabled 0: with it a circuit may have two first hops, and the guard could not be told.
     """
     return [
         "ClientOnly 1",
         f"SocksPort unix:{socks}",
-        "ClientDNSRejectInternalAddresses 0",
         "ConfluxEnabled 0",
     ]
 

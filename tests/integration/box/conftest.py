@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from tests.lone_box import LoneBox, make_box
 
 

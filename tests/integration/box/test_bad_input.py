@@ -4,13 +4,13 @@ import socket
 
 import msgspec
 import pytest
-from tests.lone_box import LoneBox
-from tests.wire import WAIT_S, RemoteFunction, ask, running
 
 from bento.errors import ManifestError, NoSuchInstance, ProtocolError, SourceError, VersionMismatch
 from bento.protocol.framing import encode_frame
 from bento.protocol.messages import Describe, Hello, Raise, Status
 from bento.protocol.outer import ClientSide
+from tests.lone_box import LoneBox
+from tests.wire import WAIT_S, RemoteFunction, ask, running
 
 
 def _answer_to(box: LoneBox, data: bytes, end: bool = False) -> bytes:

@@ -1,12 +1,12 @@
 """Functions of every kind, over the real wire to a real sandbox."""
 
 import pytest
-from tests.lone_box import LoneBox
-from tests.wire import RemoteFunction, ask, running
 
 from bento.errors import BadToken, NoSuchInstance, SourceError
 from bento.errors import Refused as RefusedError
 from bento.protocol.messages import Describe, Description, Ended, Raise, Renew, Renewed, Return, Shutdown
+from tests.lone_box import LoneBox
+from tests.wire import RemoteFunction, ask, running
 
 SOURCE = b"""
 import asyncio

@@ -4,12 +4,12 @@ import errno
 import time
 
 import pytest
-from tests.lone_box import LoneBox
-from tests.wire import RemoteFunction, StreamEnded, running
 
 from bento.errors import NoSuchInstance
 from bento.errors import Refused as RefusedError
 from bento.protocol.messages import Raise
+from tests.lone_box import LoneBox
+from tests.wire import RemoteFunction, StreamEnded, running
 
 SOURCE = b"""
 import time

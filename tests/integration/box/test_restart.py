@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.lone_box import LoneBox, make_box
-from tests.wire import RemoteFunction, StreamEnded
 
 from bento.protocol.messages import Raise
+from tests.lone_box import LoneBox, make_box
+from tests.wire import RemoteFunction, StreamEnded
 
 SOURCE = b"""# /// bento
 # egress = ["*:80"]

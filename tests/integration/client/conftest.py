@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.users import User
 
 from bento.testnet import Network
+from tests.users import User
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.users import FUNCTION, User, ask_box, wait_until
 
 from bento.client.agent_messages import new_socket
 from bento.client.agent_start import connect_agent
 from bento.client.link import Link
 from bento.errors import NetworkDown
 from bento.protocol.messages import Describe, Description
+from tests.users import FUNCTION, User, ask_box, wait_until
 
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from tests.users import FUNCTION, LIMIT_S, User, ask_box
 
 from bento.client import Client, Function, Invocation
 from bento.errors import (
@@ -21,6 +20,7 @@ from bento.errors import (
 )
 from bento.protocol.messages import Describe, Description, State, Status
 from bento.tor.box_list import ListedBox
+from tests.users import FUNCTION, LIMIT_S, User, ask_box
 
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 
