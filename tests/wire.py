@@ -124,7 +124,7 @@ class Call:
         if self.outer.is_settled:
             return data
         self.outer.receive(data)
-        return self.outer.rest if self.outer.is_settled else b""
+        return self.outer.rest
 
     def read(self, size: int) -> bytes:
         """Output, at least `size` bytes of it in all."""

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +23,23 @@ from bento.box.settings import Settings
 from bento.box.start import find_user, sandbox_config
 from bento.config import ONION_PORT
 from bento.errors import BentoError, BoxUnreachable, ConfigError, TorUnavailable
+from bento.exit_policy import RelayFacts
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.namespaces import owns_uids
 from bento.sandbox.spec import SandboxConfig
 from bento.sandbox.start import start_reaper
 from bento.tor.box_item import BoxItem
 from bento.tor.circuits import Circuits, allow_exit_to_self
-from bento.tor.control import Control
+from bento.tor.control import CommandRejected, Control
 from bento.tor.process import TorProcess, client_lines, start_tor
 from bento.tor.socks import ReplyReader, encode_connect
 from bento.tor.torrc import relay_lines, verify_order
 
 _REACH_S = 180
 """A new tor on the live network is ready in half a minute; a slow line takes a few."""
+
+_SETTLE_S = 30
+"""A relay rebuilds its descriptor within seconds of a change."""
 
 _BOOTSTRAP_POLL_S = 0.2
 _USERNAME = "check"
@@ -94,8 +99,20 @@ async def _try_reaper(config: SandboxConfig) -> str:
     return tier
 
 
+def _settled_facts(control: Control) -> RelayFacts:
+    """The relay's facts; a tor that was just started or changed has none for some seconds."""
+    end_s = time.monotonic() + _SETTLE_S
+    while True:
+        try:
+            return read_facts(control, None)
+        except CommandRejected:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(_BOOTSTRAP_POLL_S)
+
+
 def _check_policy(settings: Settings, control: Control) -> str:
-    facts = read_facts(control, settings.relay.outbound)
+    facts = _settled_facts(control)
     try:
         verify_order(facts.policy, settings.address, settings.port, facts.own)
     except ConfigError as error:
@@ -109,7 +126,7 @@ def _check_policy(settings: Settings, control: Control) -> str:
 
 def _check_resolver(settings: Settings, control: Control) -> str:
     """A relay that accepts nothing but its box must not resolve names for the whole network."""
-    rules = read_facts(control, None).policy.split(",")
+    rules = _settled_facts(control).policy.split(",")
     others = [rule for rule in rules if rule.startswith("accept") and settings.address not in rule]
     if others:
         return "the relay is an exit; it resolves names as it did before"
@@ -178,7 +195,9 @@ async def _dial(settings: Settings, tor: TorProcess, control: Control, fingerpri
     host, port = settings.address, settings.port
     if fingerprint is None:
         if settings.onion_address is None:
-            raise BoxUnreachable("only an onion service can be reached on this network", hint="add [onion], and run once")
+            raise BoxUnreachable(
+                "only an onion service can be reached on this network", hint="add [onion], and run once"
+            )
         host, port = f"{settings.onion_address}.onion", ONION_PORT
     circuits = Circuits(control, SystemRandom())
     await circuits.take_over()

@@ -9,6 +9,7 @@ from bento.box.settings import Settings
 from bento.config import ONION_PORT
 from bento.tor.process import TorProcess, start_tor
 
+
 def start_onion_proxy(settings: Settings, *, environment: Mapping[str, str] | None = None) -> TorProcess:
     """Start the onion proxy; it ends by itself within 15 s of the process that calls this.
 

@@ -41,7 +41,10 @@ class Lent(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Tor:
-    """`watch` waits until this tor is no longer lent, and raises then. `can_exit_to_self` as `allow_exit_to_self` says."""
+    """`watch` waits until this tor is no longer lent, and raises then.
+
+    `can_exit_to_self`: what `allow_exit_to_self` found.
+    """
 
     control: Control
     socks: Path

@@ -18,10 +18,10 @@ OPEN_LIMIT_S: Final = 60.0
 class Stream:
     """An open stream. One task reads; writes wait for each other."""
 
-    def __init__(self, connection: socket.socket, rest: bytes) -> None:
-        self._connection = connection
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rest: bytes) -> None:
+        self._reader = reader
+        self._writer = writer
         self._rest = rest
-        self._writing = asyncio.Lock()
 
     @staticmethod
     async def begin(connection: socket.socket, prefix: bytes, flight: bytes) -> "Stream":
@@ -29,15 +29,19 @@ class Stream:
 
         Raises: SocksRefused says why the box can't be reached; BoxUnreachable.
         """
-        connection.setblocking(False)
         try:
-            async with asyncio.timeout(OPEN_LIMIT_S):
-                return Stream(connection, await _open(connection, prefix + flight))
-        except TimeoutError:
-            connection.close()
-            raise BoxUnreachable(f"the stream to the box did not open within {OPEN_LIMIT_S:g} s") from None
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=READ_BYTES)
         except BaseException:
             connection.close()
+            raise
+        try:
+            async with asyncio.timeout(OPEN_LIMIT_S):
+                return Stream(reader, writer, await _open(reader, writer, prefix + flight))
+        except TimeoutError:
+            writer.close()
+            raise BoxUnreachable(f"the stream to the box did not open within {OPEN_LIMIT_S:g} s") from None
+        except BaseException:
+            writer.close()
             raise
 
     async def read(self) -> bytes:
@@ -45,35 +49,31 @@ class Stream:
         if self._rest:
             rest, self._rest = self._rest, b""
             return rest
-        try:
-            return await asyncio.get_running_loop().sock_recv(self._connection, READ_BYTES)
-        except OSError:
-            return b""
+        return await _read(self._reader)
 
     async def write(self, data: bytes) -> None:
         """Send; what is lost shows when reading."""
-        if not data:
-            return
-        async with self._writing:
+        if data and not self._writer.is_closing():
+            self._writer.write(data)
             with contextlib.suppress(OSError):
-                await asyncio.get_running_loop().sock_sendall(self._connection, data)
+                await self._writer.drain()
 
     def close(self) -> None:
-        self._connection.close()
+        self._writer.close()
 
 
-async def _open(connection: socket.socket, flight: bytes) -> bytes:
-    loop = asyncio.get_running_loop()
+async def _open(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flight: bytes) -> bytes:
     # Tor may refuse before it has read all: then the answer is there to be read all the same.
-    with contextlib.suppress(OSError):
-        await loop.sock_sendall(connection, flight)
+    writer.write(flight)
     replies = ReplyReader()
-    while True:
-        try:
-            data = await loop.sock_recv(connection, READ_BYTES)
-        except OSError:
-            data = b""
-        if not data:
-            raise BoxUnreachable("the circuit to the box broke")
+    while data := await _read(reader):
         if (rest := replies.feed(data)) is not None:
             return rest
+    raise BoxUnreachable("the circuit to the box broke")
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(READ_BYTES)
+    except OSError:
+        return b""

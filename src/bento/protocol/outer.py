@@ -102,7 +102,8 @@ class ClientSide:
 
     @property
     def rest(self) -> bytes:
-        return self._reader.rest
+        """What came behind the answer that settled; b"" before it has come."""
+        return self._reader.rest if self.is_settled else b""
 
     def send(self, request: Message) -> bytes:
         """The bytes of a request, with the Hello before the first."""
