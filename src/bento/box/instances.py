@@ -5,6 +5,7 @@ The reaper is the one who knows for sure: it keeps the leases, and what a server
 """
 
 import asyncio
+import hashlib
 import logging
 import socket
 import time
@@ -20,6 +21,7 @@ from bento.policy import Grant, Policy, Refusal, decide
 from bento.protocol.broker import Attach, Begin, encode_packet
 from bento.protocol.framing import encode_frame
 from bento.protocol.messages import Connect, Connected, Renew, Shutdown, Spawn, Spawned, State, Status
+from bento.sandbox.instances import MAX_TOMBSTONES
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.messages import Ended
 from bento.sandbox.spec import Limits, Tombstone
@@ -35,7 +37,8 @@ class Record(msgspec.Struct, frozen=True):
     """What the reaper keeps of an instance for the next server."""
 
     shutdown: bytes
-    manifest: Manifest
+    manifest: bytes
+    """A digest: only whether another Spawn asks the same matters."""
     grant: Grant
     ends_s: float
     """When its wall time is over, on CLOCK_BOOTTIME."""
@@ -60,34 +63,49 @@ class Instance:
 class Instances:
     """The table. `serve` is run for each instance, beside the rest, until it ends."""
 
-    def __init__(self, link: ReaperLink, policy: Policy, serve: Callable[[Instance], Awaitable[None]]) -> None:
-        self._link = link
+    def __init__(self, policy: Policy, serve: Callable[[Instance], Awaitable[None]]) -> None:
         self._policy = policy
         self._serve = serve
         self._streams = Streams()
-        self._group: asyncio.TaskGroup | None = None
+        self._link: ReaperLink
+        self._group: asyncio.TaskGroup
         self._running: dict[bytes, Instance] = {}
         self._starting: dict[bytes, asyncio.Event] = {}
         self._tombstones: dict[bytes, Tombstone] = {}
 
-    async def run(self, group: asyncio.TaskGroup) -> None:
-        """Take over what runs already, then follow what ends; returns when the reaper is gone."""
-        self._group = group
+    async def follow(self, link: ReaperLink, group: asyncio.TaskGroup) -> None:
+        """Take over what runs already, then follow what ends; returns when the link is closed."""
+        self._link, self._group = link, group
         loop = asyncio.get_running_loop()
         loop.add_reader(self._streams.epoll, self._streams.drop_closed)
-        self._tombstones = {found.instance: found for found in self._link.tombstones}
-        for adopted in self._link.adopted:
-            record = msgspec.msgpack.decode(adopted.record, type=Record)
-            self._add(Instance(adopted.instance, record, adopted.control, now_s() + adopted.lease_left_s))
+        self._take_over(link)
         try:
-            async for event in self._link.events():
+            async for event in link.events():
                 if isinstance(event, Ended):
                     self._bury(event.tombstone)
                 else:
                     _LOG.warning("%s", event.text)
         finally:
             loop.remove_reader(self._streams.epoll)
-            self._streams.close()
+
+    def _take_over(self, link: ReaperLink) -> None:
+        """Agree with the reaper on what runs and what has ended."""
+        for tombstone in link.tombstones:
+            self._bury(tombstone)
+        for living in link.adopted:
+            if living.instance in self._running:
+                living.control.close()
+                continue
+            try:
+                record = msgspec.msgpack.decode(living.record, type=Record)
+            except msgspec.MsgspecError:
+                _LOG.warning("an instance of another version is ended")
+                living.control.close()
+                link.end(living.instance, "shutdown")
+                continue
+            self._add(Instance(living.instance, record, living.control, now_s() + living.lease_left_s))
+        for gone in self._running.keys() - {living.instance for living in link.adopted}:
+            self._bury(Tombstone(gone, "crash", until_s=self._running[gone].expires_s))
 
     async def spawn(self, request: Spawn, connection: socket.socket) -> None:
         """Start an instance, or find the one that an equal request started, and hand the connection over.
@@ -96,9 +114,11 @@ class Instances:
         """
         await self._settle(request.instance)
         known = self._running.get(request.instance)
+        if known is None and self._tombstone(request.instance):
+            self._find(request.instance)  # says how it ended: the same Spawn is the same instance
         if known is None:
             await self._start(request, connection)
-        elif known.record.shutdown != request.shutdown or known.record.manifest != request.manifest:
+        elif known.record.shutdown != request.shutdown or known.record.manifest != _digest(request.manifest):
             raise BadToken("this instance is another's", hint="make new tokens for a new instance")
         else:
             self._hand_over(known, Spawned(known.record.grant, known.lease_s), connection)
@@ -126,6 +146,8 @@ class Instances:
         if request.lease_s > self._policy.lease_s:
             raise Refused([Refusal("lease_s", request.lease_s, self._policy.lease_s, "renew for less, and more often")])
         lease_s = min(float(request.lease_s), found.record.ends_s - now_s())
+        if lease_s <= 0:
+            raise NoSuchInstance("the instance's wall time is over")
         self._link.renew(found.id, lease_s)
         found.expires_s = now_s() + lease_s
         return found.lease_s
@@ -147,7 +169,7 @@ class Instances:
             raise Refused(grant)
         starting = self._starting[request.instance] = asyncio.Event()
         try:
-            record = Record(request.shutdown, request.manifest, grant, now_s() + grant.wall_s)
+            record = Record(request.shutdown, _digest(request.manifest), grant, now_s() + grant.wall_s)
             lease_s = min(request.lease_s, grant.wall_s)
             begin = Begin(encode_frame(Spawned(grant, lease_s)), grant.buffer_bytes)
             # O_NONBLOCK belongs to the open socket, which the instance now shares.
@@ -161,8 +183,8 @@ class Instances:
                 record=msgspec.msgpack.encode(record),
                 connection=connection,
             )
-            self._add(Instance(request.instance, record, started.control, now_s() + lease_s))
             self._streams.add(request.instance, connection)
+            self._add(Instance(request.instance, record, started.control, now_s() + lease_s))
         except BaseException:
             connection.setblocking(False)
             raise
@@ -176,6 +198,8 @@ class Instances:
             await self._starting[name].wait()
 
     def _hand_over(self, instance: Instance, answer: Spawned | Connected, connection: socket.socket) -> None:
+        if not self._streams.has_room(instance.id):
+            raise NoSuchInstance("the instance has too many connections", hint="close one first")
         packet = encode_packet(Attach(encode_frame(answer), may_load=isinstance(answer, Spawned)))
         connection.setblocking(True)
         try:
@@ -203,30 +227,41 @@ class Instances:
         return found
 
     def _add(self, instance: Instance) -> None:
-        assert self._group is not None
-        if instance.id in self._tombstones:  # it ended while its start was on the way here
+        if self._tombstone(instance.id):  # it ended while its start was on the way here
             instance.control.close()
+            self._streams.cut(instance.id)
             return
         self._running[instance.id] = instance
         self._group.create_task(self._follow(instance))
 
     async def _follow(self, instance: Instance) -> None:
         """Serve an instance's requests while it lives."""
-        serving = asyncio.ensure_future(self._serve(instance))
         try:
-            await instance.ended.wait()
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(self._serve_quietly(instance))
+                await instance.ended.wait()
+                serving.cancel()
         finally:
-            serving.cancel()
-            await asyncio.wait([serving])
             instance.control.close()
 
+    async def _serve_quietly(self, instance: Instance) -> None:
+        try:
+            await self._serve(instance)
+        except Exception as error:  # noqa: BLE001 - one instance's trouble is not the box's
+            _LOG.warning("an instance can't be served any more: %s", type(error).__name__)
+
     def _bury(self, tombstone: Tombstone) -> None:
-        self._tombstones = {name: found for name, found in self._tombstones.items() if found.until_s > now_s()}
         self._tombstones[tombstone.instance] = tombstone
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
         instance = self._running.pop(tombstone.instance, None)
         if instance is not None:
             self._streams.cut(instance.id)
             instance.ended.set()
+
+
+def _digest(manifest: Manifest) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode(manifest)).digest()
 
 
 def limits_of(grant: Grant) -> Limits:

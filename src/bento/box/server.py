@@ -8,6 +8,7 @@ import contextlib
 import logging
 import platform
 import socket
+from pathlib import Path
 
 from bento import __version__
 from bento.box.egress import serve_dials
@@ -35,6 +36,7 @@ from bento.protocol.messages import (
 )
 from bento.protocol.outer import BoxSide
 from bento.sandbox.link import ReaperLink
+from bento.sandbox.reaper import SOCKET_NAME
 
 _LOG = logging.getLogger("bento.box")
 
@@ -42,8 +44,17 @@ SOCKET_BUFFER_BYTES = 256 * 1024
 """Of each stream, each way: kernel memory that a client who does not read can hold. At Tor's usual 5 MB/s and below a
 millisecond to the relay, a hundredth of it would do; pages of 64 KiB come whole."""
 
-MAX_STREAMS = 1024
+MAX_CONVERSATIONS = 1024
 """Outer conversations at once: each holds a descriptor and up to MAX_OUTER_BYTES."""
+
+_MAX_MESSAGES = 64
+"""In one outer conversation, Pads included: many times what a client has to ask before it is handed over."""
+
+_CONVERSATION_S = 120
+"""From the first byte to the hand-over: four waits for a slow circuit. Who only keeps a place gives it back."""
+
+_ACCEPT_PAUSE_S = 0.1
+"""After a failed accept, which is a lack of descriptors or memory: time for others to give some back."""
 
 _BACKLOG = 128
 
@@ -56,7 +67,7 @@ class Server:
         self._listener = listener
         self._link = link
         self._facts = facts
-        self._instances = Instances(link, settings.policy, self._serve_instance)
+        self._instances = Instances(settings.policy, self._serve_instance)
         self._open = 0
 
     async def run(self) -> None:
@@ -64,18 +75,38 @@ class Server:
         self._listener.listen(_BACKLOG)
         _LOG.info("ready on %s:%d, limits by %s", self._settings.address, self._settings.port, self._link.tier)
         async with asyncio.TaskGroup() as group:
-            accepting = group.create_task(self._accept(group))
-            watching = group.create_task(self._facts.run())
-            await self._instances.run(group)
-            accepting.cancel()
-            watching.cancel()
-            raise SandboxUnavailable("the reaper has ended, and all instances with it", hint="start the box again")
+            tasks = [group.create_task(self._accept(group)), group.create_task(self._facts.run())]
+            try:
+                await self._follow_reaper(group)
+            finally:
+                for task in tasks:
+                    task.cancel()
+        raise SandboxUnavailable("the reaper has ended, and all instances with it", hint="start the box again")
+
+    async def stop(self) -> None:
+        """End the reaper and all instances."""
+        await self._link.stop()
+
+    async def _follow_reaper(self, group: asyncio.TaskGroup) -> None:
+        """Returns when the reaper has ended. A link may also break: the reaper, and what runs, are still there then."""
+        while True:
+            await self._instances.follow(self._link, group)
+            try:
+                self._link = await ReaperLink.connect(Path(self._settings.run) / SOCKET_NAME)
+            except SandboxUnavailable:
+                return
+            _LOG.warning("the link to the reaper broke; it is there again")
 
     async def _accept(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listener)
-            if self._open >= MAX_STREAMS:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                _LOG.warning("can't take a connection: %s", error.strerror)
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            if self._open >= MAX_CONVERSATIONS:
                 connection.close()
                 continue
             self._open += 1
@@ -84,7 +115,8 @@ class Server:
     async def _converse(self, connection: socket.socket) -> None:
         is_handed_over = False
         try:
-            is_handed_over = await self._answer_all(connection)
+            async with asyncio.timeout(_CONVERSATION_S):
+                is_handed_over = await self._answer_all(connection)
         except BentoError as error:
             with contextlib.suppress(OSError, TimeoutError):
                 await _refuse(connection, error)
@@ -101,7 +133,11 @@ class Server:
         """The outer conversation. Returns: whether the connection now belongs to an instance."""
         side = BoxSide()
         loop = asyncio.get_running_loop()
-        while (payload := await _read_payload(connection)) is not None:
+        for _ in range(_MAX_MESSAGES):
+            payload = await _read_payload(connection)
+            if payload is None:
+                return False
+            await asyncio.sleep(0)  # what has arrived already is read without a pause: let others have theirs
             request = side.receive(payload)
             if isinstance(request, Spawn):
                 await self._instances.spawn(request, connection)
@@ -112,7 +148,7 @@ class Server:
             answer = await self._answer(request)
             if answer is not None:
                 await loop.sock_sendall(connection, encode_frame(answer))
-        return False
+        raise ProtocolError(f"more than {_MAX_MESSAGES} messages before the hand-over", hint="open another stream")
 
     async def _answer(self, request: OuterRequest) -> Message | None:
         match request:
@@ -186,9 +222,10 @@ async def _refuse(connection: socket.socket, error: BentoError) -> None:
     loop = asyncio.get_running_loop()
     broken = error.refusals if isinstance(error, RefusedError) else ()
     refusals = tuple(refusal for refusal in broken if isinstance(refusal, Refusal))
-    await loop.sock_sendall(connection, encode_frame(Refused(error.code, error.message, error.hint, refusals)))
-    connection.shutdown(socket.SHUT_WR)
     left = 2 * MAX_PAD_BYTES
     async with asyncio.timeout(MAX_OPEN_WAIT_S):
+        await loop.sock_sendall(connection, encode_frame(Refused(error.code, error.message, error.hint, refusals)))
+        connection.shutdown(socket.SHUT_WR)
         while left > 0 and (data := await loop.sock_recv(connection, 64 * 1024)):
             left -= len(data)
+            await asyncio.sleep(0)
