@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bento.box.streams import MAX_INSTANCE_STREAMS
 from bento.config import MAX_OUTER_BYTES
 from bento.errors import NoSuchInstance
 from bento.errors import Refused as RefusedError
 from bento.protocol.framing import FrameReader, decode_outer_reply, encode_frame, encode_pad
-from bento.protocol.messages import Describe, Description, Hello, Refused, Renew, Renewed
+from bento.protocol.messages import Connect, Describe, Description, Hello, Refused, Renew, Renewed
+from bento.protocol.outer import ClientSide
 from tests.lone_box import LoneBox
 from tests.wire import RemoteFunction, StreamEnded, ask, running
 
@@ -42,9 +44,9 @@ def _still_there(box: LoneBox) -> object:
 def test_the_largest_manifest_is_decided_like_any(box: LoneBox) -> None:
     names = ", ".join(f'"{number:02}.{"x" * 280}.test:80"' for number in range(64))
     source = f"# /// bento\n# egress = [{names}]\n# ///\n".encode() + SOURCE
-    with running(RemoteFunction(box.address, source)) as function:
-        with contextlib.suppress(RefusedError):  # a limit of its own is an answer too
-            assert function.start("hello").value() == "hello"
+    # A limit of its own would be an answer too.
+    with running(RemoteFunction(box.address, source)) as function, contextlib.suppress(RefusedError):
+        assert function.start("hello").value() == "hello"
 
 
 def test_a_renewal_at_the_end_of_the_wall_time_is_answered(box: LoneBox) -> None:
@@ -108,17 +110,14 @@ def hoard():
 
 
 def test_connections_of_one_instance_have_a_limit(box: LoneBox) -> None:
-    with running(RemoteFunction(box.address, SOURCE)) as function:
+    with running(RemoteFunction(box.address, SOURCE)) as function, contextlib.ExitStack() as streams:
         function.start("hello").value()
-        calls = [function.again("sleep", 30) for _ in range(60)]
-        for call in calls:
-            call.read(1)
-        with pytest.raises((NoSuchInstance, StreamEnded, ConnectionError)):
-            for _ in range(10):
-                calls.append(function.again("sleep", 30))
-                calls[-1].read(1)
-        for call in calls:
-            call.stream.close()
+        before = _descriptors(box)
+        for _ in range(MAX_INSTANCE_STREAMS + 20):
+            stream = streams.enter_context(socket.create_connection(box.address, 30))
+            stream.sendall(ClientSide().send(Connect(function.token.route)))
+            stream.recv(1)
+        assert MAX_INSTANCE_STREAMS // 2 < _descriptors(box) - before <= MAX_INSTANCE_STREAMS
 
 
 def _last_word(box: LoneBox, data: bytes) -> str:
