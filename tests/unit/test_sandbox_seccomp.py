@@ -40,5 +40,6 @@ def test_no_rule_allows_what_another_kills() -> None:
         "fork",
         "vfork",
         "clone3",
+        "flock",
     }
     assert len(seccomp.ALLOWED) == len(set(seccomp.ALLOWED))

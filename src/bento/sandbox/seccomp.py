@@ -17,7 +17,7 @@ from bento.sandbox import syscalls
 _FILES = """read write readv writev pread64 pwrite64 preadv pwritev lseek close close_range dup dup2 dup3 pipe pipe2
     open openat openat2 creat stat fstat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat
     getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink
-    symlinkat truncate ftruncate fallocate fsync fdatasync chmod fchmod fchmodat utimensat flock umask statfs fstatfs
+    symlinkat truncate ftruncate fallocate fsync fdatasync chmod fchmod fchmodat utimensat umask statfs fstatfs
     copy_file_range sendfile"""
 _MEMORY = "mmap munmap mremap mprotect madvise brk msync mincore"
 _THREADS = """futex futex_waitv set_robust_list get_robust_list rseq set_tid_address sched_yield sched_getaffinity
@@ -29,7 +29,7 @@ _WAITING = """poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl ep
     eventfd2"""
 _IDENTITY = """getpid getppid gettid getuid geteuid getgid getegid getgroups getresuid getresgid getpgrp getsid uname
     sysinfo getrandom"""
-_SOCKETS = "recvfrom recvmsg recvmmsg shutdown getsockname getpeername"
+_SOCKETS = "shutdown getsockname getpeername"
 ALLOWED: Final = tuple(" ".join((_FILES, _MEMORY, _THREADS, _SIGNALS, _CLOCKS, _WAITING, _IDENTITY, _SOCKETS)).split())
 
 KILLING: Final = tuple(
@@ -41,9 +41,11 @@ KILLING: Final = tuple(
 _THREAD_FLAGS = 0x00010000 | 0x00000100 | 0x00000800  # CLONE_THREAD, CLONE_VM, CLONE_SIGHAND
 _NAMESPACE_FLAGS = 0x7E020000 | 0x00000080  # every CLONE_NEW*
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)  # DUPFD *FD *FL *LK OFD_*LK DUPFD_CLOEXEC GETPIPE_SZ
+_FCNTLS = (0, 1, 2, 3, 4, 5, 1030, 1032)  # DUPFD *FD *FL GETLK DUPFD_CLOEXEC GETPIPE_SZ
+_FCNTL_LOCKS = (6, 7)  # SETLK SETLKW
 _PRCTLS = (15, 16, 0x53564D41)  # SET_NAME, GET_NAME, SET_VMA (glibc names its arenas)
-_MSG_FASTOPEN = 0x20000000
+_MSG_OOB, _MSG_ZEROCOPY, _MSG_FASTOPEN = 0x1, 0x4000000, 0x20000000
+_SEND_FLAGS = _MSG_OOB | _MSG_ZEROCOPY | _MSG_FASTOPEN
 _SOCK_TYPE_MASK = 0xF
 
 _IS, _HAS = 4, 7  # libseccomp's SCMP_CMP_EQ and SCMP_CMP_MASKED_EQ
@@ -85,9 +87,11 @@ def by_argument() -> Iterator[tuple[str, tuple[Where, ...]]]:
     yield "clone", (Where(0, _HAS, _THREAD_FLAGS | _NAMESPACE_FLAGS, _THREAD_FLAGS),)
     # asyncio needs a stream pair; of datagrams one could be sent to an address.
     yield "socketpair", (Where(0, _IS, socket.AF_UNIX), Where(1, _HAS, _SOCK_TYPE_MASK, socket.SOCK_STREAM))
-    yield "sendto", (Where(3, _HAS, _MSG_FASTOPEN, 0), Where(4, _IS, 0))
-    yield "sendmsg", (Where(2, _HAS, _MSG_FASTOPEN, 0),)
-    yield "sendmmsg", (Where(3, _HAS, _MSG_FASTOPEN, 0),)
+    yield "sendto", (Where(3, _HAS, _SEND_FLAGS, 0), Where(4, _IS, 0))
+    yield "sendmsg", (Where(2, _HAS, _SEND_FLAGS, 0),)
+    yield "sendmmsg", (Where(3, _HAS, _SEND_FLAGS, 0),)
+    for name, argument in (("recvfrom", 3), ("recvmsg", 2), ("recvmmsg", 3)):
+        yield name, (Where(argument, _HAS, _MSG_OOB, 0),)
     yield "prlimit64", (Where(2, _IS, 0),)  # reading only
     for name in ("kill", "tgkill"):
         yield name, (Where(0, _IS, 1),)  # it is pid 1 of its namespace
@@ -97,6 +101,17 @@ def by_argument() -> Iterator[tuple[str, tuple[Where, ...]]]:
     for name, options in (("setsockopt", _SET_OPTIONS), ("getsockopt", _GET_OPTIONS)):
         for level, option in options:
             yield name, (Where(1, _IS, level), Where(2, _IS, option))
+
+
+def pretended() -> Iterator[tuple[str, tuple[Where, ...]]]:
+    """System calls that return 0 and do nothing: POSIX locks, which SQLite insists on.
+
+    They exclude other processes only. No other one sees an instance's /data; but on the files and devices of the
+    machine that it sees too, a lock would stop the machine's own programs, and each costs kernel memory that no
+    cgroup is charged for. flock and OFD locks also hold within a process, where to pretend would be a lie: refused.
+    """
+    for value in _FCNTL_LOCKS:
+        yield "fcntl", (Where(1, _IS, value),)
 
 
 def build_filter() -> bytes:
@@ -114,6 +129,7 @@ def build_filter() -> bytes:
     named: list[tuple[str, int, tuple[Where, ...]]] = [(name, pyseccomp.ALLOW, ()) for name in ALLOWED]
     named += [(name, pyseccomp.KILL_PROCESS, ()) for name in KILLING]
     named += [(name, pyseccomp.ALLOW, conditions) for name, conditions in by_argument()]
+    named += [(name, pyseccomp.ERRNO(0), conditions) for name, conditions in pretended()]
     named += [("clone3", pyseccomp.ERRNO(errno.ENOSYS), ())]  # its flags are in memory; glibc falls back to clone
     for name, action, conditions in named:
         try:

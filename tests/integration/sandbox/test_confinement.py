@@ -1,6 +1,8 @@
 """What a function finds, and what it can't do: each attempt has a positive control, so that blocked is not broken."""
 
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +117,16 @@ REFUSED = {
     "a higher limit": "import resource; resource.prlimit(0, resource.RLIMIT_NOFILE, (9, 9))",
     "a signal for all": "import os; os.kill(-1, 9)",
     "a terminal's input": "import fcntl; fcntl.ioctl(0, 0x5412, b'x')",
+    "a lock on the machine's files": "import fcntl; fcntl.flock(open('/usr/bin/python3'), fcntl.LOCK_EX)",
+    "a lock of an open file": "import fcntl; fcntl.fcntl(open('/data/x', 'w'), 37, bytes(32))",
+    "urgent data": "import socket; connection.send(b'x', socket.MSG_OOB)",
+    "urgent data in a message": "import socket; connection.sendmsg([b'x'], [], socket.MSG_OOB)",
+    "reading urgent data": "import socket; connection.recv(1, socket.MSG_OOB)",
+    "reading an urgent message": "import socket; connection.recvmsg(1, 0, socket.MSG_OOB)",
+    "sending without a copy": "connection.send(b'x', 0x4000000)",
+    "a signal for data": "import fcntl; fcntl.fcntl(connection, 10, 9)",
+    "a file lease": "import fcntl; fcntl.fcntl(open('/usr/bin/python3'), 1024, 0)",
+    "news of a folder": "import fcntl, os; fcntl.fcntl(os.open('/data', 0), 1026, 2)",
     "an owner for signals": "import fcntl; fcntl.fcntl(connection, 8, 1)",
     "an anonymous file": "import os; os.memfd_create('x')",
     "a device file": "import os, stat; os.mknod('/data/x', stat.S_IFCHR | 0o600, os.makedev(1, 1))",
@@ -155,6 +167,12 @@ ALLOWED = {
     "files": "open('/data/a', 'w').write('x'); assert open('/tmp/a').read() == 'x'",
     "temporary files": "import tempfile; tempfile.TemporaryFile().write(b'x')",
     "sqlite": "import sqlite3; sqlite3.connect('/data/db').execute('create table t (x)')",
+    "sqlite with a log": (
+        "import sqlite3; a, b = (sqlite3.connect('/data/log') for _ in 'ab'); a.execute('pragma journal_mode=wal');"
+        "a.execute('create table t (x)'); a.execute('insert into t values (1)'); a.commit();"
+        "assert b.execute('select x from t').fetchall() == [(1,)]"
+    ),
+    "locks": "import fcntl; fcntl.lockf(open('/data/lock', 'w'), fcntl.LOCK_EX)",
     "asyncio": "import asyncio; asyncio.run(asyncio.sleep(0.001))",
     "a stream pair": "import socket; a, b = socket.socketpair(); a.send(b'x'); b.recv(1)",
     "TLS": "import ssl; assert ssl.create_default_context().cert_store_stats()['x509_ca'] > 0",
@@ -225,6 +243,23 @@ def i386():
         return ends
 
     assert with_sandbox(scenario) == dict.fromkeys(KILLED, (b"before ", "crash"))
+
+
+def test_a_lock_stays_within_the_instance(with_sandbox: Callable[..., Any]) -> None:
+    """Its devices and libraries are the machine's own files."""
+
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start(
+            "import fcntl\nheld = open('/dev/null', 'w')\nfcntl.lockf(held, fcntl.LOCK_EX)\n"
+            "connection.send(b'locked')\nconnection.recv(1)"
+        )
+        assert await guest.read_some() == b"locked"
+        ours = os.open("/dev/null", os.O_RDWR)
+        fcntl.lockf(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(ours)
+        guest.close()
+
+    with_sandbox(scenario)
 
 
 def test_two_instances_share_no_file(with_sandbox: Callable[..., Any]) -> None:
