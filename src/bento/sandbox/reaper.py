@@ -10,7 +10,8 @@ import resource
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -26,7 +27,7 @@ from bento.sandbox.hierarchies import candidates
 from bento.sandbox.loop import Loop
 from bento.sandbox.namespaces import enter_namespaces, owns_uids, settle_as_first
 from bento.sandbox.pool import Pool
-from bento.sandbox.root import build_root
+from bento.sandbox.root import fill_root, mount_root
 from bento.sandbox.seccomp import build_filter, verify_seccomp
 from bento.sandbox.spec import Image, SandboxConfig
 from bento.sandbox.watch import Watch
@@ -77,26 +78,34 @@ def _run(config: SandboxConfig, starter: int) -> None:
         os._exit(0)
     try:
         settle_as_first()
-        plant = Plant(config, _make_root(config.image), os.open("/proc", _FOLDER), filter_program)
-        loop = _plan(plant, cgroups, is_root=is_root)
-        loop.prove()
-        loop.listen(_listen())
-        _report(starter, Report(tier=cgroups.tier))
-        loop.run()
+        with _mounted_root(config.image) as root:
+            plant = Plant(config, root, os.open("/proc", _FOLDER), filter_program)
+            loop = _plan(plant, cgroups, is_root=is_root)
+            loop.prove()
+            loop.listen(_listen())
+            _report(starter, Report(tier=cgroups.tier))
+            loop.run()
     finally:
         _end_all(cgroups)
 
 
-def _make_root(image: Image) -> int:
+@contextmanager
+def _mounted_root(image: Image) -> Iterator[int]:
     """Build the functions' root on a folder in the run folder; only this mount namespace sees what is on it."""
     Path(_ROOT_NAME).mkdir(mode=0o700, exist_ok=True)
     run, mount_point = os.open(".", _FOLDER), os.open(_ROOT_NAME, _FOLDER | os.O_NOFOLLOW)
+    root = mount_root(image, mount_point)
+    os.close(mount_point)
     try:
-        return build_root(image, mount_point)
+        try:
+            fill_root(image, root)
+        finally:
+            os.fchdir(run)
+            os.close(run)
+        yield root
     finally:
-        os.fchdir(run)
-        os.close(run)
-        os.close(mount_point)
+        with suppress(OSError):  # somebody renamed it: it ends with this namespace
+            syscalls.detach_mount(_ROOT_NAME)
 
 
 def _plan(plant: Plant, cgroups: Cgroups, *, is_root: bool) -> Loop:
@@ -207,9 +216,7 @@ def _end_all(cgroups: Cgroups) -> None:
 def _leave_nothing(cgroups: Cgroups) -> None:
     """Remove what outlives processes."""
     cgroups.remove()
-    with suppress(OSError):  # where the start failed before it was mounted
-        syscalls.detach_mount(_ROOT_NAME)
-    with suppress(OSError):  # or made
+    with suppress(OSError):  # where the start failed before it was made
         Path(_ROOT_NAME).rmdir()
     for name in (SOCKET_NAME, LOCK_NAME):  # the lock last: whoever sees it gone may remove the folder
         Path(name).unlink(missing_ok=True)

@@ -14,21 +14,27 @@ _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.
 _DEVICE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 
 
-def build_root(image: Image, mount_point: int) -> int:
-    """Mount the image's root on a folder, in this process's mount namespace; it becomes the working folder.
+def mount_root(image: Image, mount_point: int) -> int:
+    """Mount an empty root on a folder, in this process's mount namespace. Returns its descriptor.
 
     Descriptors, never names: whoever may rename things in the run folder gains nothing by it.
 
     Args:
         mount_point: the descriptor of an empty folder.
-    Returns: the root's own descriptor.
-    Raises: SandboxUnavailable naming the path that could not be made.
     """
     size = _SPARE_BYTES + sum(len(content) + os.sysconf("SC_PAGE_SIZE") for _, content in image.files)
     root = syscalls.make_tmpfs(
         {"size": str(size), "mode": "755"}, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
     )
     syscalls.attach_mount(root, mount_point)
+    return root
+
+
+def fill_root(image: Image, root: int) -> None:
+    """Put all that functions see into the root, which becomes the working folder, and close it to writing.
+
+    Raises: SandboxUnavailable naming the path that could not be made.
+    """
     os.fchdir(root)
     for target in ("/data", "/dev"):
         _within(target).mkdir()
@@ -44,7 +50,6 @@ def build_root(image: Image, mount_point: int) -> int:
         _make_parents(path)
         path.symlink_to(destination)
     syscalls.add_attributes(root, _READ_ONLY)
-    return root
 
 
 def enter_root(root: int) -> None:

@@ -36,7 +36,7 @@ PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 
-_MNT_DETACH = 2
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -79,7 +79,8 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def detach_mount(target: str) -> None:
-    _checked("umount2", _libc.umount2(os.fsencode(target), _MNT_DETACH))
+    """Take away what is mounted there last; a symbolic link is not followed."""
+    _checked("umount2", _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW))
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
