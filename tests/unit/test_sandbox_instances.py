@@ -36,6 +36,26 @@ def test_a_renewal_moves_the_end_both_ways() -> None:
     assert instances.due(170) == [(held, Ending("lease"))]
 
 
+def test_renewals_ever_shorter_pile_nothing_up() -> None:
+    instances = Instances()
+    held = instance()
+    instances.add(held)
+    for lease_until_s in range(LONG_S - 1, 160, -1):
+        instances.renew(held, lease_until_s)
+    assert len(instances._deadlines) <= 2
+    assert instances.next_due_s() == 161
+    assert instances.due(LONG_S) == [(held, Ending("lease"))]
+
+
+def test_the_dead_leave_no_deadlines() -> None:
+    instances = Instances()
+    for number in range(1000):
+        held = instance(b"%d" % number)
+        instances.add(held)
+        instances.bury(held, Ending("exit"), 110)
+    assert len(instances._deadlines) <= 2
+
+
 def test_wall_time_ends_a_renewed_instance() -> None:
     instances = Instances()
     held = instance(wall_s=50, lease_until_s=130)
@@ -94,6 +114,16 @@ def test_a_tombstone_outlasts_the_lease_that_ended_it() -> None:
     instances.bury(held, Ending("lease"), 160)
     assert len(instances.tombstones(160 + MIN_TOMBSTONE_S - 1)) == 1
     assert instances.tombstones(160 + MIN_TOMBSTONE_S) == ()
+
+
+def test_what_has_ended_is_remembered_as_long_as_its_tombstone() -> None:
+    instances = Instances()
+    held = instance(lease_until_s=500)
+    instances.add(held)
+    assert not instances.is_remembered(b"a", 110)
+    instances.bury(held, Ending("crash"), 110)
+    assert instances.is_remembered(b"a", 499)
+    assert not instances.is_remembered(b"a", 500)
 
 
 def test_the_oldest_tombstones_go_first() -> None:

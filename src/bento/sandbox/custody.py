@@ -30,6 +30,8 @@ class Custody:
         """
         if self.instances.find(start.instance) is not None:
             return messages.Failed(start.request, "known", "this instance runs already")
+        if self.instances.is_remembered(start.instance, now_s):
+            return messages.Failed(start.request, "known", "this instance has ended, and its lease is not over")
         while (child := self._pool.take()) is not None:
             self._children[child.pid] = child
             try:

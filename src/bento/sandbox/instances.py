@@ -78,7 +78,9 @@ class Instances:
     def __init__(self) -> None:
         self._by_name: dict[bytes, Instance] = {}
         self._by_slot: dict[int, Instance] = {}
+        self._due_s: dict[bytes, float] = {}
         self._deadlines: list[tuple[float, bytes]] = []
+        """A heap of what `_due_s` says or once said; entries that it no longer says are stale."""
         self._tombstones: dict[bytes, Tombstone] = {}
 
     def __len__(self) -> int:
@@ -96,12 +98,12 @@ class Instances:
     def add(self, instance: Instance) -> None:
         self._by_name[instance.name] = self._by_slot[instance.slot] = instance
         self._tombstones.pop(instance.name, None)
-        heapq.heappush(self._deadlines, (instance.due_s, instance.name))
+        self._wake(instance)
 
     def renew(self, instance: Instance, lease_until_s: float) -> None:
-        before_s, instance.lease_until_s = instance.due_s, lease_until_s
-        if instance.due_s < before_s:
-            heapq.heappush(self._deadlines, (instance.due_s, instance.name))
+        instance.lease_until_s = lease_until_s
+        if instance.due_s < self._due_s.get(instance.name, -math.inf):
+            self._wake(instance)
 
     def next_due_s(self) -> float | None:
         """When to call `due` next; never too late, sometimes too early."""
@@ -111,19 +113,21 @@ class Instances:
         """The instances whose time is up, each once, with the reason."""
         found = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
-            _, name = heapq.heappop(self._deadlines)
-            instance = self._by_name.get(name)
-            if instance is None or instance.ending is not None:
-                continue
-            if instance.due_s <= now_s:
+            due_s, name = heapq.heappop(self._deadlines)
+            if self._due_s.get(name) != due_s:
+                continue  # stale
+            del self._due_s[name]
+            instance = self._by_name[name]
+            if instance.due_s > now_s:
+                self._wake(instance)
+            elif instance.ending is None:
                 found.append((instance, instance.overdue(now_s)))
-            else:
-                heapq.heappush(self._deadlines, (instance.due_s, name))
         return found
 
     def bury(self, instance: Instance, ending: Ending, now_s: float) -> Tombstone:
         """Forget the instance; the tombstone stays until its lease would have ended, or a little longer."""
         del self._by_name[instance.name], self._by_slot[instance.slot]
+        self._due_s.pop(instance.name, None)
         until_s = max(instance.lease_until_s, now_s + MIN_TOMBSTONE_S)
         tombstone = Tombstone(instance.name, ending.cause, ending.rule, ending.limit, ending.asked, until_s)
         self._tombstones[instance.name] = tombstone
@@ -133,6 +137,19 @@ class Instances:
 
     def tombstones(self, now_s: float) -> tuple[Tombstone, ...]:
         """Those that are still to be remembered."""
-        for name in [name for name, each in self._tombstones.items() if each.until_s <= now_s]:
+        for name in [name for name in self._tombstones if not self.is_remembered(name, now_s)]:
             del self._tombstones[name]
         return tuple(self._tombstones.values())
+
+    def is_remembered(self, name: bytes, now_s: float) -> bool:
+        """Whether an instance of this name has ended, and its tombstone stays."""
+        tombstone = self._tombstones.get(name)
+        return tombstone is not None and tombstone.until_s > now_s
+
+    def _wake(self, instance: Instance) -> None:
+        """Have `due` look at it when it is due; stale entries are swept out when they are half of all."""
+        self._due_s[instance.name] = instance.due_s
+        heapq.heappush(self._deadlines, (instance.due_s, instance.name))
+        if len(self._deadlines) > 2 * len(self._due_s):
+            self._deadlines = [(due_s, name) for name, due_s in self._due_s.items()]
+            heapq.heapify(self._deadlines)
