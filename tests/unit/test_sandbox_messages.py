@@ -66,6 +66,27 @@ def test_a_packet_that_does_not_fit_is_refused_whole(pair: tuple[socket.socket, 
     assert descriptors() == before
 
 
+@pytest.mark.parametrize(
+    ("packet", "request_number"),
+    [
+        (messages.encode(start(record=bytes(MAX_RECORD_BYTES + 1))), 1),
+        (messages.encode(messages.Measure(7, b"")), 7),
+        (messages.encode(messages.Renew(b"name", -1)), None),
+        (messages.encode(["Start", "one"]), None),
+        (messages.encode(["Start"]), None),
+        (messages.encode(3), None),
+        (b"\xc1", None),
+    ],
+)
+def test_a_misfit_is_answered_by_its_number_if_it_has_one(
+    pair: tuple[socket.socket, socket.socket], packet: bytes, request_number: int | None
+) -> None:
+    messages.send_packet(pair[0], packet)
+    with pytest.raises(messages.Misfit) as caught:
+        messages.receive(pair[1], messages.TO_REAPER)
+    assert caught.value.request == request_number
+
+
 def test_more_descriptors_than_allowed_are_refused_and_closed(pair: tuple[socket.socket, socket.socket]) -> None:
     before = descriptors()
     messages.send(pair[0], start(), (0,) * 20)

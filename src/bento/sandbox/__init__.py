@@ -2,6 +2,7 @@
 
     start.py        start_reaper: what a box calls, once
     link.py         ReaperLink: what a box's server speaks through
+    outbox.py       packets that wait until the reaper reads
     spec.py         the words both sides use: Limits, Image, SandboxConfig, Tombstone (pure)
     images.py       python_image: what functions of the image "python" can import
     messages.py     the packets between server, reaper and zygote

@@ -11,6 +11,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,7 +22,8 @@ import msgspec
 from bento.errors import NoSuchInstance, SandboxUnavailable
 from bento.sandbox import messages
 from bento.sandbox.messages import Ended, Notice
-from bento.sandbox.spec import Cause, Limits, Tombstone
+from bento.sandbox.outbox import Outbox
+from bento.sandbox.spec import MAX_BEGIN_BYTES, MAX_RECORD_BYTES, MAX_SECONDS, Cause, Limits, Tombstone
 
 _CONNECT_TIMEOUT_S = 10.0
 """A reaper that runs welcomes within milliseconds; a full one, on a busy machine, within a second."""
@@ -60,6 +62,7 @@ class ReaperLink:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        self._outbox = Outbox(channel)
         self._numbers = count(1)
         self._answers: dict[int, asyncio.Future[tuple[messages.ToServer, list[int]]]] = {}
         self._asked: dict[int, bytes] = {}
@@ -118,14 +121,16 @@ class ReaperLink:
         """Give a waiting child its limits, then `begin` and the connection as its first packet.
 
         Args:
-            instance: its name, for the later calls; not that of a living one.
+            instance: its name, for the later calls; not that of one that lives, or has ended while its lease has not.
             wall_s: 0 for no end but the lease's.
             record: returned by `adopted` to a server that connects later.
             connection: sent on; the caller still closes its own.
         Raises:
             NoRoom: no child is free.
-            SandboxUnavailable: the name is taken, a limit can't be set, or the reaper is gone.
+            SandboxUnavailable: the name is taken, something is too large, a limit can't be set, or the reaper is gone.
         """
+        _verify_size("first packet", begin, MAX_BEGIN_BYTES)
+        _verify_size("record", record, MAX_RECORD_BYTES)
         number = next(self._numbers)
         request = messages.Start(number, instance, begin, limits, lease_s, wall_s, record)
         self._asked[number] = instance
@@ -136,8 +141,8 @@ class ReaperLink:
         return Started(_control_socket(descriptors))
 
     def renew(self, instance: bytes, lease_s: float) -> None:
-        """Let the lease end `lease_s` seconds from now; nothing if the instance has ended."""
-        self._send(messages.Renew(instance, lease_s))
+        """Let the lease end `lease_s` seconds from now, below 0 at once; nothing if the instance has ended."""
+        self._send(messages.Renew(instance, min(max(0.0, lease_s), MAX_SECONDS)))
 
     def end(self, instance: bytes, cause: Cause, *, rule: str = "", limit: float = 0, asked: float = 0) -> None:
         """Kill the instance; an Ended event follows. The arguments become its tombstone."""
@@ -169,6 +174,7 @@ class ReaperLink:
         if self._closed.is_set():
             return
         asyncio.get_running_loop().remove_reader(self._channel.fileno())
+        self._outbox.clear()
         self._channel.close()
         self._closed.set()
         self._events.put_nowait(None)
@@ -220,9 +226,19 @@ class ReaperLink:
             del self._answers[number]
 
     def _send(self, message: messages.ToReaper, connection: socket.socket | None = None) -> None:
-        """The reaper reads at once; if its buffer is full all the same, it is stuck."""
+        """Send what the reaper will read without complaint.
+
+        Raises: SandboxUnavailable if it would refuse it, or is gone, or stuck.
+        """
+        packet = messages.encode(message)
         try:
-            messages.send(self._channel, message, (connection.fileno(),) if connection else ())
+            messages.TO_REAPER.decode(packet)
+        except msgspec.MsgspecError as error:
+            raise SandboxUnavailable(f"the reaper would refuse this {type(message).__name__}: {error}") from None
+        if self._closed.is_set():
+            raise SandboxUnavailable("the reaper is gone")
+        try:
+            self._outbox.send(packet, (connection.fileno(),) if connection else ())
         except OSError as error:
             self.close()
             raise SandboxUnavailable(f"the reaper is gone: {error}") from None
@@ -250,8 +266,14 @@ class ReaperLink:
                 return
             abandoned = self._asked.pop(packet.request, None)
             if isinstance(packet, messages.Started) and abandoned is not None:
-                self._send(messages.End(abandoned, "shutdown"))  # nobody waits for it any more
+                with suppress(SandboxUnavailable):  # it is gone, and so is the instance
+                    self._send(messages.End(abandoned, "shutdown"))  # nobody waits for it any more
         messages.close_all(descriptors)
+
+
+def _verify_size(name: str, content: bytes, limit_bytes: int) -> None:
+    if len(content) > limit_bytes:
+        raise SandboxUnavailable(f"an instance's {name} has {len(content)} bytes, the limit is {limit_bytes}")
 
 
 def _control_socket(descriptors: list[int]) -> socket.socket:

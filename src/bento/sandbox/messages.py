@@ -27,6 +27,16 @@ from bento.sandbox.spec import (
 
 InstanceId = Annotated[bytes, Meta(min_length=1, max_length=MAX_INSTANCE_ID_BYTES)]
 
+
+class Misfit(msgspec.MsgspecError):
+    """A packet that is none of the expected messages."""
+
+    def __init__(self, reason: str, packet: bytes) -> None:
+        super().__init__(reason)
+        self.request = _request_of(packet)
+        """The number it can be answered by, if one can be made out."""
+
+
 READY_PACKET = b"ready"
 """A child's first and only packet before its hand-off: it is confined now."""
 
@@ -195,7 +205,7 @@ def receive(
     """Read one packet and its descriptors.
 
     Raises: BlockingIOError if nothing is there and `wait` is false; ConnectionError at the end of the stream;
-    msgspec.MsgspecError for a packet that does not fit, whose descriptors are closed.
+    Misfit for a packet that does not fit, whose descriptors are closed.
     """
     flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
     packet, ancillary, received, _ = channel.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, flags)
@@ -207,14 +217,25 @@ def receive(
         if received & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise msgspec.DecodeError("the packet is too large")
         return decoder.decode(packet), descriptors
-    except msgspec.MsgspecError:
+    except msgspec.MsgspecError as error:
         close_all(descriptors)
-        raise
+        raise Misfit(str(error), packet) from None
 
 
 def close_all(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def _request_of(packet: bytes) -> int | None:
+    """The second item of a Start or Measure, whatever is wrong with the others."""
+    try:
+        match msgspec.msgpack.decode(packet):
+            case [Start.__name__ | Measure.__name__, int(request), *_]:
+                return request
+    except msgspec.MsgspecError:
+        pass
+    return None
 
 
 def _numbers(descriptors: tuple[int, ...]) -> bytes:

@@ -15,13 +15,14 @@ Cause = Literal["shutdown", "lease", "limit", "crash", "exit"]
 """Why an instance ended: its owner or operator, its lease, a limit (the tombstone names the rule), a signal or a
 non-zero status of its own, or status zero."""
 
-MAX_BEGIN_BYTES: Final = 64 * KIB
-"""The first packet an instance gets: grant and routing, a few KiB in practice. The code does not travel in it."""
+MAX_BEGIN_BYTES: Final = 80 * KIB
+"""The first packet an instance gets: a frame of at most 64 KiB and what is said about it. No code travels in it."""
 
-MAX_RECORD_BYTES: Final = 32 * KIB
-"""What the reaper keeps of an instance for the next server: hashes of tokens, the grant. 500 of them fit in 16 MiB."""
+MAX_RECORD_BYTES: Final = 96 * KIB
+"""What the reaper keeps of an instance for the next server: hashes of tokens, the grant. The largest grant, with 64
+addresses of 300 characters kept twice, is 45 KB."""
 
-MAX_PACKET_BYTES: Final = 128 * KIB
+MAX_PACKET_BYTES: Final = 192 * KIB
 """One packet between server, reaper and zygote: both of the above with room to spare, and below the 208 KiB that an
 unprivileged socket may send at once."""
 
@@ -29,7 +30,8 @@ MAX_INSTANCE_ID_BYTES: Final = 64
 """An instance's name among server and reaper: a SHA-512 still fits."""
 
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
-Seconds = Annotated[float, Meta(ge=0, le=2**31)]
+MAX_SECONDS: Final = 2**31
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from bento.config import MIB
 from bento.errors import SandboxUnavailable
+from bento.sandbox import messages
 from bento.sandbox.link import NoRoom, ReaperLink
 from bento.sandbox.messages import Notice
-from bento.sandbox.spec import SandboxConfig
+from bento.sandbox.spec import MAX_BEGIN_BYTES, MAX_RECORD_BYTES, Limits, SandboxConfig
 from bento.sandbox.start import is_reaper_running, start_reaper
 
+LIMITS = Limits(memory_bytes=64 * MIB, cpu_s=30, storage_bytes=16 * MIB)
 ECHO = """
 while True:
     data = connection.recv(100)
@@ -124,17 +127,74 @@ def test_a_new_server_may_end_what_an_older_one_started(with_sandbox: Callable[.
     with_sandbox(scenario)
 
 
-def test_a_packet_that_does_not_fit_costs_the_server_its_connection(with_sandbox: Callable[..., Any]) -> None:
+def test_a_packet_that_does_not_fit_costs_nothing_else(with_sandbox: Callable[..., Any]) -> None:
     async def scenario(sandbox: Any) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
-            raw.connect(str(path_of(sandbox)))
-            raw.settimeout(5)
-            assert raw.recv(100_000)  # its welcome
-            raw.send(b"\xc1 is no message")
-            while raw.recv(100_000):
-                pass
-        await sandbox.reconnect()
+        channel = sandbox.link._channel
+        messages.send_packet(channel, b"\xc1 is no message")
+        messages.send(channel, messages.Renew(b"name", -1))
+        assert "is no message" in await sandbox.notice()
+        messages.send(channel, messages.Measure(1_000_000, b""))
         assert await sandbox.answer("answer = 1") == 1
+        assert sandbox.link.is_open
+
+    with_sandbox(scenario)
+
+
+def test_a_request_that_does_not_fit_is_answered(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        answer = asyncio.get_running_loop().create_future()
+        sandbox.link._answers[1_000_000] = answer
+        messages.send(sandbox.link._channel, messages.Measure(1_000_000, b""))
+        failed, _ = await asyncio.wait_for(answer, 10)
+        assert (failed.reason, "does not fit" in failed.message) == ("broken", True)
+
+    with_sandbox(scenario)
+
+
+def test_what_the_reaper_would_refuse_is_not_sent(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        start = partial(sandbox.link.start, limits=LIMITS, lease_s=1, wall_s=0, connection=socket.socket())
+        with pytest.raises(SandboxUnavailable, match=f"record has .* the limit is {MAX_RECORD_BYTES}"):
+            await start(b"x", b"begin", record=bytes(MAX_RECORD_BYTES + 1))
+        with pytest.raises(SandboxUnavailable, match=f"first packet has .* the limit is {MAX_BEGIN_BYTES}"):
+            await start(b"x", bytes(MAX_BEGIN_BYTES + 1), record=b"")
+        with pytest.raises(SandboxUnavailable, match="would refuse this Renew"):
+            sandbox.link.renew(bytes(65), 1)
+        assert await sandbox.answer("answer = 1") == 1
+
+    with_sandbox(scenario)
+
+
+def test_the_largest_record_comes_back(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)", record=bytes(MAX_RECORD_BYTES))
+        sandbox.link.close()
+        await sandbox.reconnect()
+        assert [len(living.record) for living in sandbox.link.adopted] == [MAX_RECORD_BYTES]
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_a_lease_renewed_for_less_than_nothing_is_over(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)")
+        sandbox.link.renew(guest.name, -0.5)
+        assert (await sandbox.tombstone(guest)).cause == "lease"
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_a_flood_of_renewals_waits_its_turn(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("connection.recv(1)")
+        for lease_s in range(20_000, 10_000, -1):
+            sandbox.link.renew(guest.name, lease_s)
+        sandbox.link.end(guest.name, "limit", rule="flood")  # in order, after all of them
+        assert (await sandbox.tombstone(guest)).rule == "flood"
+        assert sandbox.link.is_open
+        guest.close()
 
     with_sandbox(scenario)
 
@@ -168,6 +228,18 @@ def test_one_name_is_one_instance(with_sandbox: Callable[..., Any]) -> None:
         start = partial(sandbox.link.start, guest.name, b"x", sandbox.config.waiting, lease_s=1, wall_s=0, record=b"")
         with theirs, ours, pytest.raises(SandboxUnavailable, match="runs already"):
             await start(connection=theirs)
+        guest.close()
+
+    with_sandbox(scenario)
+
+
+def test_a_name_that_has_ended_is_not_used_again(with_sandbox: Callable[..., Any]) -> None:
+    async def scenario(sandbox: Any) -> None:
+        guest = await sandbox.start("")
+        await sandbox.tombstone(guest)
+        theirs, ours = socket.socketpair()
+        with theirs, ours, pytest.raises(SandboxUnavailable, match="has ended"):
+            await sandbox.link.start(guest.name, b"x", LIMITS, lease_s=1, wall_s=0, record=b"", connection=theirs)
         guest.close()
 
     with_sandbox(scenario)
