@@ -1,8 +1,8 @@
 import pytest
 
-from bento.config import FLIGHT_BYTES, KIB, MAX_CODE_BYTES, MAX_INNER_BYTES, MAX_OUTER_BYTES
+from bento.config import FLIGHT_BYTES, KIB, MAX_CODE_BYTES, MAX_INNER_BYTES, MAX_OUTER_BYTES, MIB
 from bento.errors import ProtocolError
-from bento.protocol.framing import FrameReader, decode_outer_request, encode_frame, encode_pad, pad_flight
+from bento.protocol.framing import PAD_BYTES, FrameReader, decode_outer_request, encode_frame, encode_pad, pad_flight
 from bento.protocol.messages import Describe, Invoke, Load, Pad
 
 
@@ -16,6 +16,18 @@ def test_a_flight_is_followed_by_one_pad() -> None:
     padded = pad_flight(encode_frame(Describe()))
     found = [decode_outer_request(payload) for payload in FrameReader(MAX_OUTER_BYTES).feed(padded)]
     assert [type(message) for message in found] == [Describe, Pad]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [21, 22, PAD_BYTES - 1, PAD_BYTES, PAD_BYTES + 1, PAD_BYTES + 20, PAD_BYTES + 21, 3 * PAD_BYTES + 7, 24 * MIB],
+)
+def test_pads_fill_whatever_is_left_each_within_the_smaller_limit(left: int) -> None:
+    flight = bytes(FLIGHT_BYTES[-1] - left)
+    padded = pad_flight(flight)
+    assert len(padded) == FLIGHT_BYTES[-1]
+    for payload in FrameReader(MAX_OUTER_BYTES).feed(padded[len(flight) :]):
+        assert isinstance(decode_outer_request(payload), Pad)
 
 
 def test_the_largest_source_and_arguments_fit_a_flight() -> None:

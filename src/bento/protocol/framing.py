@@ -10,11 +10,11 @@
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
-from bento.config import FLIGHT_BYTES
+from bento.config import FLIGHT_BYTES, KIB
 from bento.errors import ProtocolError
 from bento.protocol.messages import (
     InnerReply,
@@ -30,7 +30,26 @@ HEADER_BYTES = 4
 _PAD_START = b"\x82\xa1t\xa3pad\xa4data\xc6"
 _PAD_OVERHEAD = HEADER_BYTES + len(_PAD_START) + 4
 
-_encoder = msgspec.msgpack.Encoder()
+PAD_BYTES: Final = 32 * KIB
+"""The largest of a flight's Pads, but for the last, which may have an overhead more. A flight does not know which
+conversation its end is in, so this is within the smaller limit, the outer one's; a flight of 32 MiB has a thousand."""
+
+
+def _to_base(value: object) -> object:
+    """A value of a subclass, which msgspec does not take, as its base: by the base's methods, not by its own."""
+    match value:
+        case str():
+            return str.__str__(value)
+        case int():
+            return int.__int__(value)
+        case float():
+            return float.__float__(value)
+        case bytes():
+            return b"".join((value,))
+    raise TypeError(f"a {type(value).__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_base)
 
 
 def encode_frame(message: Message) -> bytes:
@@ -40,7 +59,7 @@ def encode_frame(message: Message) -> bytes:
     """
     try:
         payload = _encoder.encode(message)
-    except (OverflowError, TypeError, ValueError, RecursionError) as error:
+    except (OverflowError, TypeError, ValueError, RecursionError, msgspec.EncodeError) as error:
         hint = "send None, bool, int, float, str, bytes, list or dict"
         raise ProtocolError(f"can't be sent: {error}", hint=hint) from None
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
@@ -55,14 +74,19 @@ def encode_pad(total_bytes: int) -> bytes:
 
 
 def pad_flight(flight: bytes) -> bytes:
-    """The flight with a Pad behind it, up to the next of the fixed sizes; ProtocolError above the largest."""
+    """The flight with Pads behind it, up to the next of the fixed sizes; ProtocolError above the largest."""
     for size in FLIGHT_BYTES:
         if len(flight) + _PAD_OVERHEAD <= size:
-            return flight + encode_pad(size - len(flight))
+            return flight + _encode_pads(size - len(flight))
     raise ProtocolError(
         f"the request has {len(flight)} bytes, at most {FLIGHT_BYTES[-1] - _PAD_OVERHEAD} can be sent at once",
         hint="send large data as input, from stdin",
     )
+
+
+def _encode_pads(total_bytes: int) -> bytes:
+    count = (total_bytes - _PAD_OVERHEAD) // PAD_BYTES
+    return encode_pad(PAD_BYTES) * count + encode_pad(total_bytes - count * PAD_BYTES)
 
 
 def parse_length(header: bytes, limit_bytes: int) -> int:
