@@ -99,6 +99,16 @@ def test_input_has_a_window() -> None:
     assert client.input_room_bytes == 10
 
 
+def test_a_resume_says_what_to_send_again_and_opens_no_window() -> None:
+    client = _client()
+    client.input(bytes(INPUT_WINDOW_BYTES))
+    assert client.resend(Resumed(INPUT_WINDOW_BYTES)) == b""
+    assert client.input_room_bytes == 0
+    again = LoaderSide()
+    again.receive(client.resume())
+    assert again.receive(client.resend(Resumed(INPUT_WINDOW_BYTES - 1))) == [Input(INPUT_WINDOW_BYTES - 1, b"\0")]
+
+
 def test_input_after_its_end_is_an_error() -> None:
     client = _client()
     client.input(b"")

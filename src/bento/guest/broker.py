@@ -33,13 +33,13 @@ class Broker:
         Raises:
             PermissionError: the grant or the relay's policy forbids it; the message names the rule.
             ConnectionRefusedError, TimeoutError, socket.gaierror, OSError: as any dial does.
-            ConnectionError: the box's server is gone, or too many dials are under way.
+            ConnectionError: the box's server is gone, or takes no more requests from this instance.
         """
         waiting, number = _Waiting(), next(self._ids)
         with self._lock:
             self._waiting[number] = waiting
         try:
-            self._control.send(encode_packet(Dial(number, host[:300], port)))
+            self._ask(Dial(number, host[:300], port))
             waiting.answered.wait(_ANSWER_WAIT_S)
         finally:
             with self._lock:
@@ -47,6 +47,13 @@ class Broker:
         if waiting.descriptor >= 0:
             return socket.socket(fileno=waiting.descriptor)
         raise _error(waiting.failure, f"{host}:{port}")
+
+    def _ask(self, dial: Dial) -> None:
+        packet = encode_packet(dial)
+        try:
+            self._control.send(packet)
+        except BrokenPipeError:  # something here wrote to the socket what no loader does
+            raise _error(Unavailable(), f"{dial.host}:{dial.port}") from None
 
     def deliver(self, answer: Dialled | DialFailed, descriptor: int | None) -> None:
         """Hand an answer to whoever waits for it; its descriptor is closed if nobody does any more."""
@@ -75,7 +82,7 @@ def _error(failure: DialFailed | Unavailable | None, target: str) -> OSError:
     if failure is None:
         return TimeoutError(errno.ETIMEDOUT, f"the box did not answer about {target}")
     if isinstance(failure, Unavailable):
-        return ConnectionError(f"the box can't dial {target} now: its server is not running")
+        return ConnectionError(f"the box does not dial {target} now")
     text = failure.message
     match failure.error:
         case "denied":

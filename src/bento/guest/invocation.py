@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from bento.config import CHUNK_BYTES
+from bento.config import CHUNK_BYTES, MAX_INNER_BYTES, MAX_TEXT_CHARS
 from bento.errors import ProtocolError
+from bento.protocol.framing import HEADER_BYTES, encode_frame
 from bento.protocol.inner import ACKNOWLEDGE_BYTES, INPUT_WINDOW_BYTES
-from bento.protocol.messages import Acknowledge, Input, Message, Output, Raise, Return
+from bento.protocol.messages import Acknowledge, Input, Output, Raise, Return
 from bento.protocol.offsets import Inbox, Outbox
 
 
@@ -27,7 +28,7 @@ class Invocation:
         self._consumed = 0
         self._acknowledged = 0
         self._input_ended = False
-        self._outcome: Return | Raise | None = None
+        self._outcome: bytes | None = None
         self._session: object | None = None
         self._detach: Callable[[], None] = lambda: None
         self.is_done = False
@@ -62,9 +63,12 @@ class Invocation:
             return self._changed.wait_for(self._has_input, timeout_s)
 
     def finish(self, outcome: Callable[[int], Return | Raise]) -> None:
-        """Set how it ended; `outcome` gets the offset behind the last byte of output."""
+        """Set how it ended; `outcome` gets the offset behind the last byte of output.
+
+        Encoded here, once: what can't travel is the function's error, and no session need fear it.
+        """
         with self._changed:
-            self._outcome = outcome(self._outbox.end)
+            self._outcome = _encode_outcome(outcome(self._outbox.end))
             self._changed.notify_all()
 
     # --- a session's side ---
@@ -83,6 +87,8 @@ class Invocation:
         with self._changed:
             self._outbox.read(received, 0)
             before, self._session, self._detach = self._detach, session, detach
+            # What was last acknowledged may be lost with its stream, and a client whose window is full would wait.
+            self._acknowledged = 0
             position = self._inbox.position
             self._changed.notify_all()
         before()
@@ -93,7 +99,7 @@ class Invocation:
         with self._changed:
             if isinstance(message, Acknowledge):
                 self._outbox.acknowledge(message.offset)
-                self.is_done = message.end and self._outcome is not None
+                self.is_done |= message.end and self._outcome is not None
             else:
                 self._pending += self._inbox.accept(message.offset, message.data)
                 self._input_ended |= message.end
@@ -101,9 +107,12 @@ class Invocation:
                     raise ProtocolError(f"more than {INPUT_WINDOW_BYTES} bytes of input that nobody acknowledged")
             self._changed.notify_all()
 
-    def next_message(self, session: object, sent: int) -> Message | None:
+    def next_message(self, session: object, sent: int) -> Output | Acknowledge | bytes | None:
         """What `session` is to send next, of whose stream output up to `sent` has been sent; blocks until there is
-        something. None when nothing more will come: it was replaced, or the end is acknowledged.
+        something. The outcome comes last, as its frame. None when nothing more will come: it was replaced, or the
+        end is acknowledged.
+
+        Raises: ProtocolError if the client acknowledged what was not sent to it.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_due(session, sent))
@@ -141,12 +150,27 @@ class Invocation:
         return unsaid >= ACKNOWLEDGE_BYTES or (unsaid > 0 and not self._pending)
 
 
-def raised(error: BaseException, most_chars: int) -> Callable[[int], Raise]:
+def _encode_outcome(outcome: Return | Raise) -> bytes:
+    """The outcome's frame; that of a Raise instead, for a value that can't travel."""
+    try:
+        frame = encode_frame(outcome)
+        size = len(frame) - HEADER_BYTES
+        if size <= MAX_INNER_BYTES:
+            return frame
+        name, text, rule = "ValueError", f"{size} bytes can't be returned, at most {MAX_INNER_BYTES}; yield them", ""
+    except ProtocolError as error:
+        name, text, rule = "ValueError", f"the returned value {error.message}", ""
+    except MemoryError:
+        name, text, rule = "MemoryError", "", "memory_bytes"
+    return encode_frame(Raise(outcome.offset, name, clean(text), rule))
+
+
+def raised(error: BaseException) -> Callable[[int], Raise]:
     """The Raise for an exception: its type and message, nothing of the box. Memory and disk name their limit."""
     rule = "memory_bytes" if isinstance(error, MemoryError) else ""
     if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
         rule = "storage_bytes"
-    name, text = type(error).__name__, _text(error)[:most_chars]
+    name, text = _text(lambda: type(error).__name__), _text(lambda: str(error))
     return lambda offset: Raise(offset, name, text, rule)
 
 
@@ -154,8 +178,13 @@ def returned(value: Any) -> Callable[[int], Return]:
     return lambda offset: Return(offset, value)
 
 
-def _text(error: BaseException) -> str:
+def clean(text: str) -> str:
+    """A text of the function's as it may travel: cut to the limit, what is not Unicode replaced, a plain str."""
+    return str.encode(str.__getitem__(text, slice(MAX_TEXT_CHARS)), errors="replace").decode()
+
+
+def _text(read: Callable[[], str]) -> str:
     try:
-        return str(error)
+        return clean(read())
     except BaseException:  # noqa: BLE001 - a function's own __str__ may do anything
         return ""

@@ -4,6 +4,7 @@ The box hands over connections on the control socket; each becomes a session wit
 instance is one thread that waits.
 """
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from bento.config import EXIT_OUT_OF_MEMORY, MAX_CODE_BYTES, MAX_TEXT_CHARS, MIN_BUFFER_BYTES
+from bento.config import EXIT_OUT_OF_MEMORY, MAX_CODE_BYTES, MIN_BUFFER_BYTES
 from bento.errors import BadToken, SourceError
 from bento.guest import api
 from bento.guest.broker import Broker
@@ -144,7 +145,7 @@ class Loader:
         except SourceError as error:
             self._load_failure = error
         except BaseException as error:  # noqa: BLE001 - the source may raise anything, SystemExit included
-            self._load_failure = raised(error, MAX_TEXT_CHARS)(0)
+            self._load_failure = raised(error)(0)
 
     def _check(self, shown: bytes) -> None:
         if not self._invoke:
@@ -165,15 +166,17 @@ class Loader:
     def _start_session(self, descriptor: int, answer: bytes, may_load: bool) -> None:
         stream = socket.socket(fileno=descriptor)
         with self._lock:
-            is_full = self._sessions >= MAX_SESSIONS
-            self._sessions += not is_full
+            self._sessions += 1
+            is_full = self._sessions > MAX_SESSIONS
         try:
             if is_full:
                 raise RuntimeError("too many sessions")
             stack_bytes = _STACK_BYTES if may_load else SESSION_STACK_BYTES
             start_thread(lambda: self._serve(Session(stream, self, may_load), answer), stack_bytes)
         except RuntimeError:  # also: the grant allows no further thread
-            stream.shutdown(socket.SHUT_RDWR)
+            self._end_session()
+            with contextlib.suppress(OSError):  # the client may be gone already
+                stream.shutdown(socket.SHUT_RDWR)
             stream.close()
 
     def _serve(self, session: Session, answer: bytes) -> None:
@@ -182,15 +185,23 @@ class Loader:
         except MemoryError:
             os._exit(EXIT_OUT_OF_MEMORY)
         finally:
-            with self._lock:
-                self._sessions -= 1
+            self._end_session()
+
+    def _end_session(self) -> None:
+        with self._lock:
+            self._sessions -= 1
 
 
 def _invoke(invocation: Invocation, call: Callable[[], Any]) -> None:
-    outcome: Callable[[int], Return | Raise]
+    try:
+        invocation.finish(_outcome(invocation, call))
+    except MemoryError:  # not even for the word that there is none
+        os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def _outcome(invocation: Invocation, call: Callable[[], Any]) -> Callable[[int], Return | Raise]:
     with api.running(invocation):
         try:
-            outcome = returned(run(call, invocation.send))
+            return returned(run(call, invocation.send))
         except BaseException as error:  # noqa: BLE001 - a function may raise anything, SystemExit included
-            outcome = raised(error, MAX_TEXT_CHARS)
-    invocation.finish(outcome)
+            return raised(error)

@@ -2,12 +2,15 @@
 
 import _thread
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bento.config import EXIT_OUT_OF_MEMORY
 from bento.errors import BentoError, NoSuchInstance
+from bento.guest.invocation import Invocation, clean, raised
 from bento.protocol.framing import encode_frame
 from bento.protocol.inner import LoaderSide
 from bento.protocol.messages import (
@@ -26,7 +29,6 @@ from bento.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from bento.guest.invocation import Invocation
     from bento.guest.loader import Loader
 
 _READ_BYTES = 64 * 1024
@@ -51,11 +53,15 @@ class Session:
                 for message in side.receive(data):
                     self._handle(message)
         except BentoError as error:
-            self._end_with(Refused(error.code, error.message, error.hint))
+            self._end_with(_refused(error))
         except RuntimeError as error:  # no thread, or no place for an invocation
-            self._end_with(Raise(0, "RuntimeError", str(error), rule="threads"))
+            self._end_with(Raise(0, "RuntimeError", clean(str(error)), rule="threads"))
         except OSError:
             pass  # the circuit broke: the client comes again
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)
+        except Exception as error:  # noqa: BLE001 - to bind arguments runs what the source made of its functions
+            self._end_with(raised(error)(0))
         finally:
             if self._invocation is not None:
                 self._invocation.leave(self)
@@ -80,27 +86,35 @@ class Session:
             case _:
                 pass
 
-    def _attach(self, invocation: "Invocation", received: int) -> None:
+    def _attach(self, invocation: Invocation, received: int) -> None:
         position = invocation.attach(self, received, self._shutdown)
         self._invocation = invocation
         self._send(Resumed(position))
         start_thread(lambda: self._write(invocation, received))
 
-    def _write(self, invocation: "Invocation", sent: int) -> None:
+    def _write(self, invocation: Invocation, sent: int) -> None:
         try:
             while message := invocation.next_message(self, sent):
                 self._send(message)
                 if isinstance(message, Output):
                     sent += len(message.data)
-                elif not isinstance(message, Acknowledge):
+                elif isinstance(message, bytes):
                     invocation.wait_until_over(self)
+        except BentoError as error:
+            with contextlib.suppress(OSError):
+                self._send(_refused(error))
         except OSError:
+            pass
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)
+        finally:
             invocation.leave(self)
-        self._shutdown()
+            self._shutdown()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message | bytes) -> None:
+        frame = message if isinstance(message, bytes) else encode_frame(message)
         with self._writing:
-            self._stream.sendall(encode_frame(message))
+            self._stream.sendall(frame)
 
     def _end_with(self, message: Message) -> None:
         try:
@@ -121,6 +135,10 @@ class Session:
     def _close(self) -> None:
         self._shutdown()
         self._stream.close()
+
+
+def _refused(error: BentoError) -> Refused:
+    return Refused(error.code, clean(error.message), clean(error.hint))
 
 
 _LINGER_S = 10

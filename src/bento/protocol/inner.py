@@ -145,8 +145,10 @@ class InvocationSide:
         return encode_frame(Acknowledge(self._acknowledged, end=self.outcome is not None))
 
     def resend(self, resumed: Resumed) -> bytes:
-        """The input that the loader has not got, after it answered a `resume()`."""
-        self._outbox.acknowledge(resumed.received)
+        """The input that the loader has not got, after it answered a `resume()`.
+
+        What has arrived there is not taken yet: only an Acknowledge makes room for more.
+        """
         self._sent = resumed.received
         return self._unsent()
 

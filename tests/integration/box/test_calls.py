@@ -2,8 +2,10 @@
 
 import pytest
 
+from bento.config import MAX_CODE_BYTES, MAX_INNER_BYTES
 from bento.errors import BadToken, NoSuchInstance, SourceError
 from bento.errors import Refused as RefusedError
+from bento.protocol.inner import INPUT_WINDOW_BYTES
 from bento.protocol.messages import Describe, Description, Ended, Raise, Renew, Renewed, Return, Shutdown
 from tests.lone_box import LoneBox
 from tests.wire import RemoteFunction, ask, running
@@ -54,6 +56,32 @@ def unreturnable():
 
 def same():
     return imported is api
+
+def not_unicode():
+    return "\\ud800"
+
+def not_unicode_either():
+    raise ValueError("caf\\udce9")
+
+def many():
+    return ["x" * 5_000_000] * 3
+
+def subclass():
+    import enum
+    class Name(str): pass
+    class Colour(enum.IntEnum):
+        RED = 1
+    return {Name("a"): [Name("b"), Colour.RED]}
+
+def taken_late():
+    import time
+    while not api.poll(1): pass
+    api.send("r")
+    time.sleep(0.3)
+    count = 0
+    while data := api.recv():
+        count += len(data)
+    return count
 
 def large(n):
     return b"x" * n
@@ -131,10 +159,22 @@ def test_runs_several_calls_at_once(function: RemoteFunction) -> None:
         ("fails", "KeyError", "'what'"),
         ("leaves", "SystemExit", "3"),
         ("unreturnable", "TypeError", "a set can't be returned; return None, bool, numbers, str, bytes, list, dict"),
+        ("not_unicode_either", "ValueError", "caf?"),
+        ("many", "ValueError", "15000040 bytes can't be returned, at most 8388608; yield them"),
     ],
 )
 def test_an_exception_travels_as_type_and_message(function: RemoteFunction, entry: str, kind: str, text: str) -> None:
     assert function.again(entry).outcome() == Raise(0, kind, text)
+
+
+def test_what_is_not_unicode_is_the_functions_error(function: RemoteFunction) -> None:
+    outcome = function.again("not_unicode").outcome()
+    assert isinstance(outcome, Raise)
+    assert "surrogates not allowed" in outcome.message
+
+
+def test_values_of_subclasses_travel_as_their_bases(function: RemoteFunction) -> None:
+    assert function.again("subclass").value() == {"a": ["b", 1]}
 
 
 def test_api_is_bound_and_importable(function: RemoteFunction) -> None:
@@ -188,6 +228,29 @@ def test_input_outlives_a_lost_stream(function: RemoteFunction) -> None:
     call.send(b"")
     call.value()
     assert call.output == b"ONE TWO"
+
+
+def test_a_whole_window_of_input_outlives_a_lost_stream(function: RemoteFunction) -> None:
+    call = function.again("taken_late")
+    call.send(bytes(INPUT_WINDOW_BYTES))
+    call.read(1)
+    call.resume()
+    for event in call.events():
+        call.stream.sendall(call.side.resend(event))  # type: ignore[arg-type]
+        break
+    assert call.side.input_room_bytes == 0
+    while call.side.input_room_bytes == 0:
+        call.side.receive(call.stream.recv(65536))
+    call.send(bytes(call.side.input_room_bytes))
+    call.send(b"")
+    assert call.value() == 2 * INPUT_WINDOW_BYTES
+
+
+def test_the_largest_source_and_arguments_come_in_one_flight(box: LoneBox) -> None:
+    source = b"# /// bento\n# memory_bytes = 400_000_000\n# ///\ndef size(data):\n    return len(data)\n#"
+    source += b"x" * (MAX_CODE_BYTES - len(source))
+    with running(RemoteFunction(box.address, source)) as function:
+        assert function.start("size", bytes(MAX_INNER_BYTES - 1024)).value() == MAX_INNER_BYTES - 1024
 
 
 def test_the_newest_attachment_replaces_the_older(function: RemoteFunction) -> None:

@@ -1,0 +1,142 @@
+import enum
+from typing import Any
+
+import pytest
+
+from bento.config import MAX_INNER_BYTES, MAX_TEXT_CHARS
+from bento.errors import ProtocolError
+from bento.guest.invocation import Invocation, raised, returned
+from bento.protocol.framing import FrameReader, decode_inner_reply, encode_frame
+from bento.protocol.messages import Acknowledge, Input, Output, Raise, Return
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("not to be asked")
+
+    def __getitem__(self, key: object) -> str:
+        raise RuntimeError("not to be asked")
+
+
+class Number(int):
+    def __int__(self) -> int:
+        raise RuntimeError("not to be asked")
+
+
+class Data(bytes):
+    __slots__ = ()
+
+
+class Real(float):
+    pass
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+def _attached() -> tuple[Invocation, object]:
+    invocation, session = Invocation(1024), object()
+    invocation.attach(session, 0, lambda: None)
+    return invocation, session
+
+
+def _outcome_of(value: Any) -> Return | Raise:
+    invocation, session = _attached()
+    invocation.finish(returned(value))
+    frame = invocation.next_message(session, 0)
+    assert isinstance(frame, bytes)
+    (payload,) = FrameReader(MAX_INNER_BYTES).feed(frame)
+    found = decode_inner_reply(payload)
+    assert isinstance(found, Return | Raise)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "base"),
+    [
+        (Text("x"), "x"),
+        (Number(3), 3),
+        (Data(b"x"), b"x"),
+        (Real(1.5), 1.5),
+        (Colour.RED, 1),
+        ([Text("x"), {Text("k"): Number(1)}], ["x", {"k": 1}]),
+    ],
+)
+def test_a_value_of_a_subclass_travels_as_its_base(value: Any, base: Any) -> None:
+    assert _outcome_of(value) == Return(0, base)
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"a": ["\udc00"]}, {"\ud800": 1}])
+def test_a_text_that_is_not_unicode_is_the_functions_error(value: Any) -> None:
+    outcome = _outcome_of(value)
+    assert isinstance(outcome, Raise)
+    assert outcome.type == "ValueError"
+    assert "surrogates not allowed" in outcome.message
+
+
+def test_parts_that_are_too_large_together_are_the_functions_error() -> None:
+    outcome = _outcome_of(["x" * 5_000_000] * 3)
+    assert isinstance(outcome, Raise)
+    assert f"15000040 bytes can't be returned, at most {MAX_INNER_BYTES}" in outcome.message
+
+
+def test_a_value_that_finds_no_memory_names_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starve(message: Return | Raise) -> bytes:
+        if isinstance(message, Raise):
+            return encode_frame(message)
+        raise MemoryError
+
+    monkeypatch.setattr("bento.guest.invocation.encode_frame", starve)
+    assert _outcome_of(b"x") == Raise(0, "MemoryError", "", "memory_bytes")
+
+
+def test_an_exceptions_text_is_cleaned_and_cut() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            return Text("caf\udce9" + "x" * MAX_TEXT_CHARS)
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    found = raised(Odd())(7)
+    assert found == Raise(7, "Odd", "caf?" + "x" * (MAX_TEXT_CHARS - 4))
+    assert type(found.message) is str
+    assert raised(Mute())(0) == Raise(0, "Mute", "")
+
+
+def test_the_end_once_acknowledged_stays_so() -> None:
+    invocation, _ = _attached()
+    invocation.finish(returned(None))
+    invocation.accept(Acknowledge(0, end=True))
+    invocation.accept(Acknowledge(0))
+    assert invocation.is_done
+
+
+def test_an_end_that_is_not_there_can_not_be_acknowledged() -> None:
+    invocation, _ = _attached()
+    invocation.accept(Acknowledge(0, end=True))
+    assert not invocation.is_done
+
+
+def test_a_new_attachment_hears_again_how_much_input_was_taken() -> None:
+    invocation, session = _attached()
+    invocation.accept(Input(0, b"abc"))
+    assert invocation.recv() == b"abc"
+    assert invocation.next_message(session, 0) == Acknowledge(3)
+    again = object()
+    assert invocation.attach(again, 0, lambda: None) == 3
+    assert invocation.next_message(again, 0) == Acknowledge(3)
+
+
+def test_output_acknowledged_before_it_was_sent_is_an_error() -> None:
+    invocation, session = _attached()
+    invocation.send(b"hello")
+    invocation.accept(Acknowledge(5))
+    invocation.send(b"x")
+    with pytest.raises(ProtocolError, match="offset 0"):
+        invocation.next_message(session, 0)
+    assert invocation.next_message(session, 5) == Output(5, b"x")
