@@ -82,7 +82,9 @@ def _error(failure: DialFailed | Unavailable | None, target: str) -> OSError:
     if failure is None:
         return TimeoutError(errno.ETIMEDOUT, f"the box did not answer about {target}")
     if isinstance(failure, Unavailable):
-        return ConnectionError(f"the box does not dial {target} now")
+        return ConnectionError(
+            f"the box can't dial {target}: its server is not running, or serves this instance no more"
+        )
     text = failure.message
     match failure.error:
         case "denied":
