@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "::/96",  # IPv4-compatible
+        "::ffff:0:0:0/96",  # IPv4-translated (SIIT)
+        "2001::/32",  # Teredo
+        "2002::/16",  # 6to4
+        "192.88.99.0/24",  # the relays of 6to4
+        "fec0::/10",  # site-local, before unique local addresses
+        "5f00::/16",  # segment routing
+    )
+)
+"""What `ipaddress` of one version of Python or another calls global. The first four carry an IPv4 address, which may be
+a private one behind a translator of the machine's own network; nobody offers a service at any."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -45,7 +60,7 @@ def why_not_dialled(facts: RelayFacts, address: str, port: int) -> str | None:
     found = normal_address(address)
     if str(found) in facts.own:
         return f"{found} is the relay's own address"
-    if not found.is_global or found.is_multicast:
+    if not is_public(found):
         return f"{found} is not a public address"
     if (str(found), port) in facts.listeners:
         return f"{found}:{port} is a Tor relay"
@@ -70,6 +85,13 @@ def normal_address(address: str) -> Address:
         if found in _NAT64:
             return ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     return found
+
+
+def is_public(address: Address) -> bool:
+    """Whether it is a single host's address on the public Internet."""
+    if not address.is_global or address.is_multicast:
+        return False
+    return not any(address in network for network in _NOT_PUBLIC)
 
 
 def is_accepted(policy: str, address: str, port: int) -> bool:

@@ -10,8 +10,11 @@ _FACTS = RelayFacts(
 )
 
 
-def test_dials_what_the_relay_accepts() -> None:
-    assert why_not_dialled(_FACTS, "5.6.7.8", 80) is None
+@pytest.mark.parametrize(
+    "address", ["5.6.7.8", "::ffff:5.6.7.8", "64:ff9b::506:708", "2606:4700::1111", "2001:4860::1"]
+)
+def test_dials_what_the_relay_accepts(address: str) -> None:
+    assert why_not_dialled(_FACTS, address, 80) is None
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,17 @@ def test_dials_what_the_relay_accepts() -> None:
         ("::ffff:127.0.0.1", 80, "not a public address"),
         ("64:ff9b::7f00:1", 80, "not a public address"),
         ("fe80::1%lo", 80, "not a public address"),
+        ("fec0::1", 80, "not a public address"),
+        ("::7f00:1", 80, "not a public address"),
+        ("::808:808", 80, "not a public address"),
+        ("::ffff:0:7f00:1", 80, "not a public address"),
+        ("::ffff:0:10.0.0.1", 80, "not a public address"),
+        ("64:ff9b:1::a00:1", 80, "not a public address"),
+        ("2001:0:7f00::1", 80, "not a public address"),
+        ("2002:7f00:1::", 80, "not a public address"),
+        ("2002:a00:1::1", 80, "not a public address"),
+        ("192.88.99.1", 80, "not a public address"),
+        ("5f00::1", 80, "not a public address"),
         ("::ffff:51.15.0.1", 443, "is a Tor relay"),
         ("23.128.248.14", 80, "the relay's own address"),
         ("51.15.0.1", 443, "is a Tor relay"),
