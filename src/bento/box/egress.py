@@ -8,10 +8,13 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
+from bento.box.resolver import MAX_LOOKUPS, Resolver
 from bento.errors import ProtocolError
 from bento.exit_policy import RelayFacts, is_accepted, normal_address, why_not_dialled
 from bento.manifest import Destination
@@ -22,12 +25,15 @@ from bento.protocol.broker import (
     Dial,
     DialFailed,
     Dialled,
+    Unavailable,
     decode_from_instance,
     encode_packet,
 )
 
+_LOG = logging.getLogger("bento.box")
+
 _RESOLVE_S = 20
-"""glibc gives up on two servers, two tries each, after 20 s."""
+"""glibc gives up on two servers, two tries each, after 20 s. With the wait for a place among the lookups."""
 
 _CONNECT_S = 20
 """Tor tells a client after 15-20 s that an exit could not connect."""
@@ -35,8 +41,10 @@ _CONNECT_S = 20
 _MAX_ADDRESSES = 4
 """Of one name; each may take the whole time to connect."""
 
-_SOCKET_BUFFER_BYTES = 256 * 1024
-"""As `bento.box.server` sets for clients' streams: unread data is the kernel's memory, not the instance's."""
+_SOCKET_BUFFER_BYTES = 64 * 1024
+"""Each way, doubled by the kernel for its own records, and in no instance's grant: an instance may keep as many
+connections as it may have descriptors, and read none. At 100 ms to a server it is 640 kB/s and more, what Tor carries;
+on loopback larger ones gain nothing."""
 
 
 class Denied(Exception):
@@ -46,31 +54,52 @@ class Denied(Exception):
 Facts = Callable[[], RelayFacts]
 
 
-async def serve_dials(control: socket.socket, grant: Grant, policy: Policy, facts: Facts) -> None:
-    """Answer an instance's requests until its control socket closes, or it says what no loader says.
+@dataclass(frozen=True)
+class Allowed:
+    """What one instance's dials are held against, and its places among the box's lookups."""
+
+    grant: Grant
+    policy: Policy
+    facts: Facts
+    resolver: Resolver
+    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
+
+
+async def serve_dials(control: socket.socket, allowed: Allowed) -> None:
+    """Answer an instance's requests until its control socket closes, or it says what no loader says: then all its
+    dials fail, those to come too.
 
     Never more than MAX_DIALS are under way: the next request is not read before one is answered.
     """
-    loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(MAX_DIALS)
+    underway: set[asyncio.Task[None]] = set()
     async with asyncio.TaskGroup() as dials:
-        while True:
-            await room.acquire()
-            # No ancillary buffer: descriptors that a hostile instance attaches are dropped by the kernel.
-            data = await loop.sock_recv(control, MAX_REQUEST_BYTES)
-            try:
-                dial = decode_from_instance(data)
-            except ProtocolError:
-                return
-            dials.create_task(_answer(control, dial, grant, policy, facts, room))
+        while (dial := await _next_dial(control, room)) is not None:
+            task = dials.create_task(_answer(control, dial, allowed, room))
+            underway.add(task)
+            task.add_done_callback(underway.discard)
+        for task in underway:
+            task.cancel()
+    with contextlib.suppress(OSError):
+        # Whoever asks after this gets EPIPE at once, not an answer that never comes.
+        control.shutdown(socket.SHUT_RD)
+        control.send(encode_packet(Unavailable()))
 
 
-async def _answer(
-    control: socket.socket, dial: Dial, grant: Grant, policy: Policy, facts: Facts, room: asyncio.Semaphore
-) -> None:
+async def _next_dial(control: socket.socket, room: asyncio.Semaphore) -> Dial | None:
+    """The next request, once there is room for it; None for anything else, and at the end."""
+    await room.acquire()
+    try:
+        # No ancillary buffer: descriptors that a hostile instance attaches are dropped by the kernel.
+        return decode_from_instance(await asyncio.get_running_loop().sock_recv(control, MAX_REQUEST_BYTES))
+    except (ProtocolError, OSError):
+        return None
+
+
+async def _answer(control: socket.socket, dial: Dial, allowed: Allowed, room: asyncio.Semaphore) -> None:
     connected: socket.socket | None = None
     try:
-        connected = await _dial(dial.host, dial.port, grant, policy, facts())
+        connected = await _dial(dial.host, dial.port, allowed)
         answer: Dialled | DialFailed = Dialled(dial.id)
     except Denied as denied:
         answer = DialFailed(dial.id, "denied", str(denied))
@@ -78,6 +107,9 @@ async def _answer(
         answer = DialFailed(dial.id, "name", f"no address for {dial.host}")
     except OSError as error:
         answer = DialFailed(dial.id, _kind(error), f"{dial.host}:{dial.port}: {error.strerror or 'timed out'}")
+    except Exception as error:  # noqa: BLE001 - one dial's trouble is not the others'
+        _LOG.warning("a dial failed: %s", type(error).__name__)
+        answer = DialFailed(dial.id, "unreachable", f"{dial.host}:{dial.port}: can't be dialled")
     finally:
         room.release()
     # An instance that does not read its answers has filled its own socket: it goes without.
@@ -91,18 +123,17 @@ def _kind(error: OSError) -> Literal["refused", "timeout", "unreachable"]:
     return "timeout" if isinstance(error, TimeoutError) else "unreachable"
 
 
-async def _dial(host: str, port: int, grant: Grant, policy: Policy, facts: RelayFacts) -> socket.socket:
+async def _dial(host: str, port: int, allowed: Allowed) -> socket.socket:
     """A connected, blocking socket.
 
     Raises: Denied, gaierror, TimeoutError, OSError.
     """
-    verify_granted(host, port, grant)
-    loop = asyncio.get_running_loop()
+    verify_granted(host, port, allowed.grant)
     async with asyncio.timeout(_RESOLVE_S):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MAX_ADDRESSES]
+        addresses = await allowed.resolver.resolve(host, port, allowed.lookups)
+    facts = allowed.facts()
     failure: Exception = Denied(f"{host} has no address")
-    for address, reason in _checked(addresses, port, policy, facts):
+    for address, reason in _checked(addresses[:_MAX_ADDRESSES], port, allowed.policy, facts):
         if reason:
             failure = Denied(reason)
             continue

@@ -11,9 +11,10 @@ import socket
 from pathlib import Path
 
 from bento import __version__
-from bento.box.egress import serve_dials
+from bento.box.egress import Allowed, serve_dials
 from bento.box.instances import Instance, Instances
 from bento.box.relay import FactsReader
+from bento.box.resolver import Resolver
 from bento.box.settings import Settings
 from bento.config import MAX_OPEN_WAIT_S, MAX_OUTER_BYTES, MAX_PAD_BYTES
 from bento.errors import BentoError, ConfigError, ProtocolError, SandboxUnavailable
@@ -67,6 +68,7 @@ class Server:
         self._listener = listener
         self._link = link
         self._facts = facts
+        self._resolver = Resolver()
         self._instances = Instances(settings.policy, self._serve_instance)
         self._open = 0
 
@@ -171,7 +173,8 @@ class Server:
         )
 
     async def _serve_instance(self, instance: Instance) -> None:
-        await serve_dials(instance.control, instance.record.grant, self._settings.policy, lambda: self._facts.current)
+        allowed = Allowed(instance.record.grant, self._settings.policy, lambda: self._facts.current, self._resolver)
+        await serve_dials(instance.control, allowed)
 
 
 def bind(settings: Settings) -> socket.socket:

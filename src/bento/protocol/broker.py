@@ -67,7 +67,8 @@ class DialFailed(Packet, frozen=True, tag="dial-failed"):
 
 
 class Unavailable(Packet, frozen=True, tag="unavailable"):
-    """Reaper to instance, in the box's place while its server is gone: whatever was asked has failed."""
+    """Whatever was asked has failed. Reaper to instance, in the box's place while its server is gone; box to instance,
+    as the last answer to one that says what no loader says."""
 
 
 FromBox = Begin | Attach | Dialled | DialFailed | Unavailable
