@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bento.config import MAX_INNER_BYTES
@@ -78,6 +78,7 @@ def _run(wire: Wire, steps: Iterable[tuple[str, int]]) -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["send", "arrive", "take", "say", "break"]), st.integers(1, 80)), max_size=40)
 )
+@example([("send", 64), ("arrive", 1), ("take", 1), ("break", 1)])  # the last Acknowledge is lost
 def test_input_arrives_whole_whatever_breaks(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inner, "INPUT_WINDOW_BYTES", _WINDOW_BYTES)
