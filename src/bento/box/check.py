@@ -17,10 +17,11 @@ from random import SystemRandom
 
 from msgspec import structs
 
-from bento.box.relay import read_facts
+from bento.box.accounts import find_user
 from bento.box.server import bind
 from bento.box.settings import Settings
-from bento.box.start import find_user, sandbox_config
+from bento.box.start import sandbox_config
+from bento.box.watcher import read_facts
 from bento.config import ONION_PORT
 from bento.errors import BentoError, BoxUnreachable, ConfigError, TorUnavailable
 from bento.exit_policy import RelayFacts
