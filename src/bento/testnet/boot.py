@@ -116,7 +116,7 @@ class Boot:
 
     def start_box(self, box: Box) -> None:
         """Start a box's processes; its output goes to DIR/boxN/box.log."""
-        files.copy_consensus_to_box(self._layout, box)
+        files.make_box_state(self._layout, box)
         log = self._layout.directory / box.name / "box.log"
         command = [sys.executable, "-m", "bento", "box", "run", "--config", str(files.box_config(self._layout, box))]
         with log.open("wb") as output:

@@ -63,7 +63,7 @@ def relay_lines(layout: Layout, relay: Relay) -> list[str]:
 
 def box_item(layout: Layout, box: Box) -> BoxItem:
     """What the relay of a box says in its ContactInfo."""
-    onion = keys.onion_service(_onion_directory(layout, box))
+    onion = keys.onion_service(_onion_keys(layout, box))
     return BoxItem(box.address, BOX_PORT, onion, ("python",), None, "exit" if box.plan.is_exit else "storage")
 
 
@@ -92,14 +92,24 @@ def copy_consensus(source: Path, data: Path) -> None:
             shutil.copyfile(source / name, data / name)
 
 
-def copy_consensus_to_box(layout: Layout, box: Box) -> None:
-    """Give a box's onion proxy the consensus before it starts."""
-    data = _onion_directory(layout, box).parent
-    copy_consensus(layout.data("client"), data)
+def make_box_state(layout: Layout, box: Box) -> None:
+    """Make the state of a box that starts anew: its onion service's keys, the consensus, nothing of what it left.
+
+    The box's user may have put links there, so it owns nothing while root writes, and is given the outermost last.
+    """
+    state = layout.state(box)
+    _own(state)
+    for left in state.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    onion = state / "onion"
+    copy_consensus(layout.data("client"), onion)
+    shutil.copytree(_onion_keys(layout, box), onion / "service")
     if namespace.is_root():
-        for name in CONSENSUS_FILES:
-            if (data / name).exists():
-                os.chown(data / name, box.uid, box.uid, follow_symlinks=False)
+        for path in (*onion.rglob("*"), onion, state):
+            os.chown(path, box.uid, box.uid, follow_symlinks=False)
 
 
 def relay_fingerprint(layout: Layout, nickname: str) -> str:
@@ -115,38 +125,44 @@ def is_reachable_by_all(directory: Path) -> bool:
     return all(path.stat().st_mode & 0o001 for path in (directory, *directory.parents))
 
 
-def _onion_directory(layout: Layout, box: Box) -> Path:
-    return layout.state(box) / "onion" / "service"
+def _onion_keys(layout: Layout, box: Box) -> Path:
+    """Where the keys stay from start to start; the box has a copy."""
+    return layout.directory / box.name / "service"
+
+
+def _own(directory: Path) -> None:
+    """Make a private directory, or take one back from its user."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if namespace.is_root():
+        os.chown(directory, 0, 0, follow_symlinks=False)
+    directory.chmod(0o700)
 
 
 def _write_box(layout: Layout, box: Box) -> None:
-    service = _onion_directory(layout, box)
-    keys.onion_service(service)
+    keys.onion_service(_onion_keys(layout, box))
     # Where the box's other users can read them, though DIR may be in a private home.
     defaults = layout.run / f"{box.name}-defaults.torrc"
     shutil.copyfile(layout.ca, layout.run / "ca.pem")
     defaults.write_text(layout.defaults.read_text() + outbound_line(client_address(1 + box.number)) + "\n")
-    state = layout.state(box)
-    if namespace.is_root():
-        for path in (state, service.parent, service, *service.iterdir()):
-            os.chown(path, box.uid, box.uid, follow_symlinks=False)
-        state = _shown_to_all(layout, box, state)
-    box_config(layout, box).write_text(_box_toml(layout, box, state, defaults))
+    relay = next(relay for relay in layout.relays if relay.box is box)
+    state, data = layout.state(box), layout.data(relay.nickname)
+    for directory in (state, data):
+        _own(directory)
+    if namespace.is_root() and not is_reachable_by_all(layout.directory):
+        state, data = _shown(layout, box, "state", state), _shown(layout, box, "relay", data)
+    box_config(layout, box).write_text(_box_toml(layout, box, relay, state, data, defaults))
 
 
-def _shown_to_all(layout: Layout, box: Box, state: Path) -> Path:
-    """A path of the box's state that its unprivileged processes can reach, though DIR may be in a private home."""
-    if is_reachable_by_all(layout.directory):
-        return state
-    shown = layout.run / f"{box.name}-state"
+def _shown(layout: Layout, box: Box, name: str, directory: Path) -> Path:
+    """A path of a directory that the box's processes can reach, though DIR may be in a private home: its server is
+    another user, and its relay watcher a root without rights to what others keep private."""
+    shown = layout.run / f"{box.name}-{name}"
     shown.mkdir()
-    namespace.bind(state, shown)
+    namespace.bind(directory, shown)
     return shown
 
 
-def _box_toml(layout: Layout, box: Box, state: Path, defaults: Path) -> str:
-    relay = next(relay for relay in layout.relays if relay.box is box)
-    data = layout.data(relay.nickname)
+def _box_toml(layout: Layout, box: Box, relay: Relay, state: Path, data: Path, defaults: Path) -> str:
     root: dict[str, object] = {"user": str(box.uid), "uid_base": box.uid_base} if namespace.is_root() else {}
     policy: dict[str, object] = {} if box.plan.is_exit else {"egress": []}
     tables: dict[str, dict[str, object]] = {
