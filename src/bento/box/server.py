@@ -135,11 +135,12 @@ class Server:
         """The outer conversation. Returns: whether the connection now belongs to an instance."""
         side = BoxSide()
         loop = asyncio.get_running_loop()
-        for _ in range(_MAX_MESSAGES):
+        for number in range(_MAX_MESSAGES):
             payload = await _read_payload(connection)
             if payload is None:
                 return False
-            await asyncio.sleep(0)  # what has arrived already is read without a pause: let others have theirs
+            if number > 1:  # what has arrived already is read without a pause: let others have theirs
+                await asyncio.sleep(0)
             request = side.receive(payload)
             if isinstance(request, Spawn):
                 await self._instances.spawn(request, connection)

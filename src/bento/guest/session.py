@@ -42,6 +42,7 @@ class Session:
         self._loader = loader
         self._may_load = may_load
         self._writing = threading.Lock()
+        self._held = b""
         self._invocation: Invocation | None = None
 
     def run(self, answer: bytes) -> None:
@@ -52,6 +53,7 @@ class Session:
             while data := self._stream.recv(_READ_BYTES):
                 for message in side.receive(data):
                     self._handle(message)
+                self._send_held()
         except BentoError as error:
             self._end_with(_refused(error))
         except RuntimeError as error:  # no thread, or no place for an invocation
@@ -71,7 +73,7 @@ class Session:
         match message:
             case Load():
                 answer = self._loader.load(message, self._may_load)
-                self._send(answer) if isinstance(answer, Loaded) else self._end_with(answer)
+                self._hold(answer) if isinstance(answer, Loaded) else self._end_with(answer)
             case Invoke():
                 self._attach(self._loader.invoke(message), 0)
             case Resume():
@@ -89,7 +91,7 @@ class Session:
     def _attach(self, invocation: Invocation, received: int) -> None:
         position = invocation.attach(self, received, self._shutdown)
         self._invocation = invocation
-        self._send(Resumed(position))
+        self._hold(Resumed(position))
         start_thread(lambda: self._write(invocation, received))
 
     def _write(self, invocation: Invocation, sent: int) -> None:
@@ -114,7 +116,17 @@ class Session:
     def _send(self, message: Message | bytes) -> None:
         frame = message if isinstance(message, bytes) else encode_frame(message)
         with self._writing:
-            self._stream.sendall(frame)
+            held, self._held = self._held, b""
+            self._stream.sendall(held + frame)
+
+    def _hold(self, message: Message) -> None:
+        """Send it with what comes next, which is often the first output: each piece on its own wakes the relay."""
+        with self._writing:
+            self._held += encode_frame(message)
+
+    def _send_held(self) -> None:
+        if self._held:
+            self._send(b"")
 
     def _end_with(self, message: Message) -> None:
         try:
