@@ -32,7 +32,7 @@ class Custody:
             return messages.Failed(start.request, "known", "this instance runs already")
         if self.instances.is_remembered(start.instance, now_s):
             return messages.Failed(start.request, "known", "this instance has ended, and its lease is not over")
-        while (child := self._pool.take()) is not None:
+        while (child := self._pool.take(now_s)) is not None:
             self._children[child.pid] = child
             try:
                 self._apply(start, child)

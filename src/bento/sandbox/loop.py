@@ -123,7 +123,7 @@ class Loop:
             return 0.0
         due_s = self._custody.instances.next_due_s() or now_s + _TICK_S
         listen_s = self._listen_again_s if self._answered else due_s
-        return min(_TICK_S, due_s - now_s, listen_s - now_s)
+        return min(_TICK_S, due_s - now_s, listen_s - now_s, self._pool.next_order_s() - now_s)
 
     # --- the server -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The children that wait, confined, for a function."""
 
+import math
 import os
 import signal
 import socket
@@ -18,6 +19,10 @@ from bento.sandbox.watch import Watch
 
 _MAX_MAKING = 4
 """Children asked for at once: enough that the zygote never waits for the reaper."""
+
+_QUIET_S = 0.03
+"""After a hand-off no child is ordered for so long: a call takes a few ms, a child's making as many on another core,
+and where there are two, they would be in each other's way. Twenty arrivals a second still find the pool full."""
 
 _CONFINED_WITHIN_S = 10.0
 """A child confines itself in 2 ms; one that has not after this is stuck, or its zygote is."""
@@ -57,6 +62,7 @@ class Pool:
         self._making: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._paused_until_s = 0.0
+        self._quiet_until_s = 0.0
 
     @property
     def idle(self) -> int:
@@ -69,16 +75,31 @@ class Pool:
 
     def is_short(self, now_s: float) -> bool:
         """Whether another child can be ordered at once."""
-        has_room = len(self._making) < _MAX_MAKING and self.idle + len(self._making) < self._config.pool_depth
-        can_order = self._generations.working is not None and now_s >= self._paused_until_s
-        return has_room and can_order and bool(self._free)
+        return self._has_room and now_s >= self._order_from_s
+
+    def next_order_s(self) -> float:
+        """When `is_short` may say so next, if nothing else happens until then."""
+        return self._order_from_s if self._has_room else math.inf
+
+    @property
+    def _has_room(self) -> bool:
+        count = self.idle + len(self._making)
+        has_room = len(self._making) < _MAX_MAKING and count < self._config.pool_depth
+        return has_room and self._generations.working is not None and bool(self._free)
+
+    @property
+    def _order_from_s(self) -> float:
+        """A pool that is below its half is in a burst, which quiet would only starve."""
+        is_low = 2 * (self.idle + len(self._making)) < self._config.pool_depth
+        return self._paused_until_s if is_low else max(self._paused_until_s, self._quiet_until_s)
 
     def uid_of(self, slot: int) -> int:
         """The uid and gid of the child in this slot; -1 if it has a user namespace instead."""
         return self._config.uid_base + slot if self._is_root else -1
 
-    def take(self) -> Child | None:
+    def take(self, now_s: float) -> Child | None:
         """The child that has waited longest; it is the caller's until it is buried."""
+        self._quiet_until_s = now_s + _QUIET_S
         return self._idle.popleft() if self._idle else None
 
     def tick(self, now_s: float) -> None:
