@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from bento.errors import SandboxUnavailable
+from bento.sandbox import syscalls
 from bento.sandbox.hierarchies import candidates
 from bento.sandbox.spec import Bind, SandboxConfig
 from bento.sandbox.start import start_reaper
@@ -46,16 +47,35 @@ except SandboxUnavailable as error:
 )
 def test_refuses_to_start_without(make_config: Callable[..., SandboxConfig], call: str, fact: str, hint: str) -> None:
     config = make_config()
-    done = subprocess.run(
+    done = refused(config, call)
+    said = done.stdout.decode()
+    assert fact in said, done.stderr.decode()
+    assert hint in said
+    assert left_by(config) == []
+
+
+def test_a_start_that_fails_unmounts_nothing_of_others(make_config: Callable[..., SandboxConfig]) -> None:
+    config = make_config()
+    root = Path(config.run) / "root"
+    root.mkdir()
+    try:
+        syscalls.mount("none", str(root), "tmpfs", 0)
+    except OSError:
+        pytest.skip("nothing may be mounted here")
+    try:
+        refused(config, "unshare")
+        assert root.is_mount()
+    finally:
+        syscalls.detach_mount(str(root))
+
+
+def refused(config: SandboxConfig, call: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
         [sys.executable, "-c", WITHOUT, call],
         input=msgspec.msgpack.encode(config),
         capture_output=True,
         timeout=60,
     )
-    said = done.stdout.decode()
-    assert fact in said, done.stderr.decode()
-    assert hint in said
-    assert left_by(config) == []
 
 
 def left_by(config: SandboxConfig) -> list[Path]:
