@@ -15,6 +15,10 @@ from types import MappingProxyType
 import pytest
 from hypothesis import settings
 
+from tests.network import network
+
+__all__ = ["network"]
+
 PROBE_TIMEOUT_S = 10
 TOR_MIN_VERSION = (0, 4, 8)
 

@@ -1,14 +1,11 @@
-"""End-to-end tests share one private network and one user; see `tests/network.py` and `tests/users.py`."""
+"""End-to-end tests share one user; see `tests/users.py`."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from bento.testnet import Network
-from tests.network import network
 from tests.users import User
-
-__all__ = ["network"]
 
 
 @pytest.fixture(scope="session")
