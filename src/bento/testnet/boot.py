@@ -22,6 +22,8 @@ BOOT_LIMIT_S: Final = 90
 _POLL_S: Final = 0.05
 _FETCH_LIMIT_S: Final = 5
 _STOP_LIMIT_S: Final = 2.0
+_PUBLISH_LIMIT_S: Final = 3.0
+"""A relay makes its descriptor within a second or two of a change."""
 _VOTE_AFTER_S: Final = 2.0
 """The authority has to reach a relay that published before it calls it running."""
 
@@ -37,6 +39,7 @@ class Boot:
         self._groups = groups
         self._say = say
         self._waiting = set(layout.relays)
+        self._publish_after_s = 0.0
 
     async def run(self) -> None:
         """Returns when the network is ready. Raises: NetworkDown if a process ends or BOOT_LIMIT_S passes."""
@@ -65,6 +68,7 @@ class Boot:
             await self._wait_for_relays()
             self.start_client("client", layout.data("client"), client_address(0))
         await self._wait("the client's first circuit", self._has_circuit)
+        self._publish_after_s = time.monotonic() + _PUBLISH_LIMIT_S
         await self._wait("the boxes' descriptors", self._is_box_list_written)
         if layout.boxes:
             await self._wait("the boxes to take connections", self._are_boxes_open)
@@ -176,14 +180,28 @@ class Boot:
         found = []
         for box in self._layout.boxes:
             fingerprint = files.relay_fingerprint(self._layout, box.relay)
-            descriptor = await self._fetch(f"/tor/server/fp/{fingerprint}")
+            try:
+                descriptor = await self._fetch(f"/tor/server/fp/{fingerprint}")
+            except FileNotFoundError:
+                descriptor = ""
             if f"\ncontact {files.box_item(self._layout, box).encode()}\n" not in descriptor:
+                await self._publish_again(box)
                 return False
             found.append(descriptor)
         fresh = self._layout.box_list.with_suffix(".new")
         fresh.write_text("".join(found))
         fresh.rename(self._layout.box_list)
         return True
+
+    async def _publish_again(self, box: Box) -> None:
+        """Have a relay publish what got lost on an authority that was still starting: tor itself would wait for hours.
+        A setting that the descriptor depends on is what makes it try."""
+        if time.monotonic() < self._publish_after_s:
+            return
+        self._publish_after_s = time.monotonic() + _PUBLISH_LIMIT_S
+        item = files.box_item(self._layout, box).encode()
+        for value in ("", item):
+            await self._ask(box.relay, f'SETCONF ContactInfo="{value}"')
 
     async def _preseed(self, data: Path) -> None:
         """Give a client the consensus beforehand: it would meet relays that have none yet, and wait to try again."""
