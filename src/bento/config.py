@@ -34,7 +34,7 @@ line two bits less than the size would, for at most four times the bytes; 8 KiB 
 still leaves with the first congestion window."""
 
 MAX_PAD_BYTES: Final = FLIGHT_BYTES[-1]
-"""The largest Pad: what fills the largest flight."""
+"""What a flight may hold, and so what a box reads off after it has refused one."""
 
 MIN_BUFFER_BYTES: Final = 8 * MIB
 """The default output buffer. Tor itself holds up to 4 MB of a stream that nobody reads; twice that keeps a function

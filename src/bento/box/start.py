@@ -14,17 +14,20 @@ import socket
 from pathlib import Path
 
 from bento.box.accounts import become, find_user, make_folders
+from bento.box.instances import limits_of
 from bento.box.onion import start_onion_proxy
 from bento.box.relay import FactsReader, start_watcher
 from bento.box.server import MAX_CONVERSATIONS, Server, bind
 from bento.box.settings import Settings
 from bento.box.streams import MAX_INSTANCE_STREAMS, MAX_STREAMS
 from bento.errors import BentoError, ConfigError
+from bento.manifest import Manifest
+from bento.policy import Grant, decide
 from bento.protocol.broker import MAX_DIALS, Unavailable, encode_packet
 from bento.sandbox import namespaces
 from bento.sandbox.images import python_image
 from bento.sandbox.link import ReaperLink
-from bento.sandbox.spec import SandboxConfig
+from bento.sandbox.spec import USUAL_LIMITS, Limits, SandboxConfig
 from bento.sandbox.start import start_reaper
 from bento.tor.process import find_program
 
@@ -104,8 +107,15 @@ def sandbox_config(settings: Settings, user: int) -> SandboxConfig:
         server_uid=user,
         uid_base=settings.uid_base,
         slots=settings.policy.instances + settings.pool,
+        waiting=_usual_limits(settings),
         pool_depth=settings.pool,
     )
+
+
+def _usual_limits(settings: Settings) -> Limits:
+    """What most functions get: a child that waits with these is handed over sooner."""
+    usual = decide(Manifest(), settings.policy, instances=0)
+    return limits_of(usual) if isinstance(usual, Grant) else USUAL_LIMITS
 
 
 def _read_ca(settings: Settings) -> bytes:

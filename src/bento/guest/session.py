@@ -48,7 +48,8 @@ class Session:
     def run(self, answer: bytes) -> None:
         """Send the box's answer, then read to the end of the stream. Errors are answered; nothing is raised."""
         try:
-            self._stream.sendall(answer)
+            # The kernel holds it for what comes next, and for no longer than 200 ms.
+            self._stream.sendall(answer, socket.MSG_MORE)
             side = LoaderSide()
             while data := self._stream.recv(_READ_BYTES):
                 for message in side.receive(data):

@@ -9,7 +9,7 @@ import msgspec
 from bento.config import KIB
 from bento.errors import ProtocolError
 
-MAX_PACKET_BYTES = 64 * KIB
+MAX_PACKET_BYTES = 80 * KIB
 """What a box may say at once: an answer of the outer conversation, whose limit this is, goes with a connection."""
 
 MAX_REQUEST_BYTES = 4 * KIB

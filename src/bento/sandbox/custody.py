@@ -10,7 +10,7 @@ from bento.sandbox.cgroups import Cgroups
 from bento.sandbox.instances import Ending, Instance, Instances
 from bento.sandbox.limits import apply_limits
 from bento.sandbox.pool import Child, Pool
-from bento.sandbox.spec import Tombstone
+from bento.sandbox.spec import Limits, Tombstone
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -18,8 +18,9 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Custody:
     """What the reaper answers for. Times are seconds on CLOCK_BOOTTIME."""
 
-    def __init__(self, pool: Pool, cgroups: Cgroups) -> None:
+    def __init__(self, pool: Pool, cgroups: Cgroups, waiting: Limits) -> None:
         self.instances = Instances()
+        self._waiting = waiting
         self._pool, self._cgroups = pool, cgroups
         self._children: dict[int, Child] = {}
 
@@ -88,6 +89,7 @@ class Custody:
     def _apply(self, start: messages.Start, child: Child) -> None:
         apply_limits(
             start.limits,
+            self._waiting,
             pid=child.pid,
             uid=self._pool.uid_of(child.slot),
             storage=child.storage,

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import structs
+
 from bento.sandbox import syscalls
 from bento.sandbox.cgroups import Cgroups
 from bento.sandbox.spec import Limits
@@ -19,15 +21,17 @@ def storage_options(limits: Limits) -> dict[str, str]:
     return {"size": str(limits.storage_bytes), "nr_inodes": str(limits.storage_files + 1)}
 
 
-def apply_limits(limits: Limits, *, pid: int, uid: int, storage: int, cgroups: Cgroups, slot: int) -> None:
+def apply_limits(limits: Limits, has: Limits, *, pid: int, uid: int, storage: int, cgroups: Cgroups, slot: int) -> None:
     """Put `limits` on the child. OSError says which could not be set; the child must not be used then.
 
     Args:
+        has: what its cgroup and its tmpfs were made with; nothing is written that is so already.
         uid: the child's uid and gid, -1 if it has a user namespace of its own.
         storage: the descriptor that holds its tmpfs.
     """
-    cgroups.limit(slot, limits)
-    syscalls.reconfigure(storage, storage_options(limits))
+    if structs.replace(limits, cpu_s=has.cpu_s, descriptors=has.descriptors) != has:
+        cgroups.limit(slot, limits)
+        syscalls.reconfigure(storage, storage_options(limits))
     with _real_ids_of(uid):
         for kind, value in _resource_limits(limits, pid, counts_threads=cgroups.tier == "rlimits"):
             resource.prlimit(pid, kind, (value, value))

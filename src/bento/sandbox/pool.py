@@ -157,6 +157,7 @@ class Pool:
             undo.callback(os.close, storage)
             procs = self._cgroups.join(slot)
             try:
+                self._cgroups.limit(slot, self._config.waiting)
                 messages.send(generation.channel, messages.Make(slot, uid), (theirs.fileno(), storage, *procs))
             finally:
                 messages.close_all(procs)

@@ -111,7 +111,7 @@ def _mounted_root(image: Image) -> Iterator[int]:
 def _plan(plant: Plant, cgroups: Cgroups, *, is_root: bool) -> Loop:
     watch = Watch()
     pool = Pool(plant, cgroups, watch, lambda text: loop.notice(text), is_root=is_root)  # noqa: PLW0108 (made below)
-    loop = Loop(plant.config, pool, Custody(pool, cgroups), watch, cgroups.tier)
+    loop = Loop(plant.config, pool, Custody(pool, cgroups, plant.config.waiting), watch, cgroups.tier)
     _catch_signals(loop, watch)
     return loop
 

@@ -78,6 +78,9 @@ class Image(msgspec.Struct, frozen=True):
     """"module:function", called in the zygote before it forks, so that children share what it warmed; "" for none."""
 
 
+USUAL_LIMITS: Final = Limits(memory_bytes=64 * MIB, cpu_s=30, storage_bytes=16 * MIB)
+
+
 class SandboxConfig(msgspec.Struct, frozen=True):
     """How a reaper is to run."""
 
@@ -94,7 +97,7 @@ class SandboxConfig(msgspec.Struct, frozen=True):
     """Waiting and running children at once."""
     pool_depth: Positive = 8
     """Children that wait: at 150 a second the pool refills in 50 ms; each costs 1.5 MB."""
-    waiting: Limits = Limits(memory_bytes=64 * MIB, cpu_s=30, storage_bytes=16 * MIB)
+    waiting: Limits = USUAL_LIMITS
     """The limits a waiting child has already; a grant equal to them costs less at hand-off."""
     cpu_cores: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     """Of one instance. Python's threads take turns on one core, so more would serve only native code."""
