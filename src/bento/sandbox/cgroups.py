@@ -42,8 +42,10 @@ def memory_limit_bytes(limits: Limits) -> int:
 def v1_limits(limits: Limits) -> tuple[Write, ...]:
     bound = str(memory_limit_bytes(limits))
     return (
+        # Only with swap accounting. It may never be the lower of the two: lifted first, whichever way they go.
+        Write("memory", "memory.memsw.limit_in_bytes", _NO_LIMIT_V1, is_optional=True),
         Write("memory", "memory.limit_in_bytes", bound),
-        Write("memory", "memory.memsw.limit_in_bytes", bound, is_optional=True),  # only with swap accounting
+        Write("memory", "memory.memsw.limit_in_bytes", bound, is_optional=True),
         Write("pids", "pids.max", str(limits.threads)),
     )
 

@@ -14,7 +14,7 @@ from bento.testnet import cgroups, files
 from bento.testnet.children import Children
 from bento.testnet.consensus import nicknames
 from bento.testnet.layout import BOX_PORT, DIR_PORT, Box, Layout, Relay, client_address
-from bento.testnet.torrc import outbound_line, vote_offset
+from bento.testnet.torrc import PREDICTS_NO_CIRCUITS, outbound_line, vote_offset
 from bento.tor.process import TorProcess, client_lines, start_tor
 
 BOOT_LIMIT_S: Final = 90
@@ -72,6 +72,10 @@ class Boot:
         await self._wait("the boxes' descriptors", self._is_box_list_written)
         if layout.boxes:
             await self._wait("the boxes to take connections", self._are_boxes_open)
+        await asyncio.gather(*(self._let_predict(relay.nickname) for relay in layout.relays))
+
+    async def _let_predict(self, nickname: str) -> None:
+        await self._ask(nickname, f"RESETCONF {PREDICTS_NO_CIRCUITS.split()[0]}")
 
     async def _make_consensus(self) -> None:
         """Have the relays that were just started voted on, and give the first consensus to all."""

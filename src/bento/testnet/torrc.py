@@ -27,6 +27,9 @@ SAFEGUARDS: Final = (
 )
 """What TestingTorNetwork turns off and needs not to, at tor's live defaults. Timing alone stays as it sets it."""
 
+PREDICTS_NO_CIRCUITS: Final = "__DisablePredictedCircuits 1"
+"""For the start alone; `Boot` takes it back, so that a relay that is up does as a live one."""
+
 _FIRST_INTERVAL_S: Final = 20
 """Between votes while there is no consensus: time enough for the relays to publish, then the vote is moved. Tor wants
 the offset below V3AuthVotingInterval as well."""
@@ -110,8 +113,8 @@ def _relay_lines(layout: Layout, relay: Relay) -> list[str]:
         "SocksPort 0",
         # A relay publishes once it has tested itself, which takes circuits, which take a consensus.
         "AssumeReachable 1",
-        # Nobody asks a relay for circuits of its own: to build some took a third of a start's CPU time.
-        "__DisablePredictedCircuits 1",
+        # Until the network is ready: circuits that relays build for themselves took a third of a start's CPU time.
+        PREDICTS_NO_CIRCUITS,
     ]
 
 

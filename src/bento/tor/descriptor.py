@@ -108,12 +108,12 @@ def _verify_rsa(text: bytes, fingerprint: str) -> None:
 def _verify_ed25519(text: bytes, master_key: str, now_s: float) -> None:
     """The ed25519 identity certified the key that signed everything up to its signature."""
     certificate = _object(_after(text, b"\nidentity-ed25519\n", b"ED25519 CERT"), b"ED25519 CERT")
-    identity = base64.b64decode(master_key + "=", validate=True)
+    identity = _decoded(master_key.encode() + b"=")
     signing_key = _verify_certificate(certificate, identity, now_s)
     signed, keyword, signature = _cut(text, b"\nrouter-sig-ed25519 ")
     digest = hashlib.sha256(_SIGNED_BY_ED25519 + signed + keyword).digest()
     encoded = signature.split(b"\n", 1)[0]
-    ed25519.Ed25519PublicKey.from_public_bytes(signing_key).verify(base64.b64decode(encoded + b"=="), digest)
+    ed25519.Ed25519PublicKey.from_public_bytes(signing_key).verify(_decoded(encoded + b"=="), digest)
 
 
 def _verify_certificate(certificate: bytes, identity: bytes, now_s: float) -> bytes:
@@ -166,4 +166,12 @@ def _after(text: bytes, keyword: bytes, label: bytes) -> bytes:
 
 def _object(pem: bytes, label: bytes) -> bytes:
     body = pem.removeprefix(b"-----BEGIN %b-----\n" % label).partition(b"-----END %b-----" % label)[0]
-    return base64.b64decode(body.replace(b"\n", b""), validate=True)
+    return _decoded(body.replace(b"\n", b""))
+
+
+def _decoded(text: bytes) -> bytes:
+    """Base64 in its one canonical form: else a descriptor could be changed where nobody signs for it."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data) != text:
+        raise DescriptorInvalid("base64 that is not canonical")
+    return data

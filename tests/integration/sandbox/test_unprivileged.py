@@ -30,7 +30,12 @@ def copy() -> Iterator[Path]:
     try:
         shutil.copytree(Path(pytest.__file__).parent.parent, copy / "packages", ignore=NOT_NEEDED)
         shutil.copytree(ROOT / "src", copy / "src", ignore=NOT_NEEDED)
-        for path in (ROOT / "pyproject.toml", ROOT / "tests/conftest.py", *HERE.glob("*.py")):
+        for path in (
+            ROOT / "pyproject.toml",
+            ROOT / "tests/conftest.py",
+            ROOT / "tests/network.py",
+            *HERE.glob("*.py"),
+        ):
             if path != Path(__file__):
                 target = copy / path.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
