@@ -33,6 +33,9 @@ from bento.tor.process import find_program
 
 _LOG = logging.getLogger("bento.box")
 
+_DIALS = 1024
+"""Under way at once in the whole box: 32 instances that load a page each. One more fails, and harms nothing else."""
+
 _SPARE_DESCRIPTORS = 1024
 """The listener, links and logs, and most of all the lookups': 256 threads with a few sockets each."""
 
@@ -75,7 +78,7 @@ def descriptors_needed(settings: Settings) -> int:
     """How many files the server may have open at once: conversations, streams, instances and what these dial."""
     instances = settings.policy.instances
     streams = min(MAX_STREAMS, instances * MAX_INSTANCE_STREAMS)
-    return MAX_CONVERSATIONS + streams + instances * (1 + MAX_DIALS) + _SPARE_DESCRIPTORS
+    return MAX_CONVERSATIONS + streams + instances + min(_DIALS, instances * MAX_DIALS) + _SPARE_DESCRIPTORS
 
 
 def allow_descriptors(needed: int) -> None:

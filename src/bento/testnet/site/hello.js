@@ -1,1 +1,0 @@
-document.title = "Hello from a private Tor network";
