@@ -148,7 +148,8 @@ class Instances:
         lease_s = min(float(request.lease_s), found.record.ends_s - now_s())
         if lease_s <= 0:
             raise NoSuchInstance("the instance's wall time is over")
-        self._link.renew(found.id, lease_s)
+        # The reaper has the wall time too: told only what is left of it, it would take its end for the lease's.
+        self._link.renew(found.id, request.lease_s)
         found.expires_s = now_s() + lease_s
         return found.lease_s
 
