@@ -20,11 +20,14 @@ from bento.exit_policy import RelayFacts, is_accepted, normal_address, why_not_d
 from bento.manifest import Destination
 from bento.policy import Grant, Policy
 from bento.protocol.broker import (
-    MAX_DIALS,
+    MAX_ADDRESSES,
     MAX_REQUEST_BYTES,
-    Dial,
-    DialFailed,
+    MAX_REQUESTS,
     Dialled,
+    Failed,
+    FromInstance,
+    Resolve,
+    Resolved,
     Unavailable,
     decode_from_instance,
     encode_packet,
@@ -37,9 +40,6 @@ _RESOLVE_S = 20
 
 _CONNECT_S = 20
 """Tor tells a client after 15-20 s that an exit could not connect."""
-
-_MAX_ADDRESSES = 4
-"""Of one name; each may take the whole time to connect."""
 
 _BUFFER_BYTES = {socket.SO_SNDBUF: 64 * 1024, socket.SO_RCVBUF: 256 * 1024}
 """Doubled by the kernel for its own records, and in no instance's grant: an instance may keep as many connections as it
@@ -63,15 +63,16 @@ class Allowed:
     facts: Facts
     resolver: Resolver
     lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
+    resolved: set[str] = field(default_factory=set)
 
 
 async def serve_dials(control: socket.socket, allowed: Allowed) -> None:
     """Answer an instance's requests until its control socket closes, or it says what no loader says: then all its
     dials fail, those to come too.
 
-    Never more than MAX_DIALS are under way: the next request is not read before one is answered.
+    Never more than MAX_REQUESTS are under way: the next request is not read before one is answered.
     """
-    room = asyncio.Semaphore(MAX_DIALS)
+    room = asyncio.Semaphore(MAX_REQUESTS)
     underway: set[asyncio.Task[None]] = set()
     async with asyncio.TaskGroup() as dials:
         while (dial := await _next_dial(control, room)) is not None:
@@ -86,7 +87,7 @@ async def serve_dials(control: socket.socket, allowed: Allowed) -> None:
         control.send(encode_packet(Unavailable()))
 
 
-async def _next_dial(control: socket.socket, room: asyncio.Semaphore) -> Dial | None:
+async def _next_dial(control: socket.socket, room: asyncio.Semaphore) -> FromInstance | None:
     """The next request, once there is room for it; None for anything else, and at the end."""
     await room.acquire()
     try:
@@ -96,20 +97,24 @@ async def _next_dial(control: socket.socket, room: asyncio.Semaphore) -> Dial | 
         return None
 
 
-async def _answer(control: socket.socket, dial: Dial, allowed: Allowed, room: asyncio.Semaphore) -> None:
+async def _answer(control: socket.socket, dial: FromInstance, allowed: Allowed, room: asyncio.Semaphore) -> None:
     connected: socket.socket | None = None
+    target = dial.host if isinstance(dial, Resolve) else dial.address
     try:
-        connected = await _dial(dial.host, dial.port, allowed)
-        answer: Dialled | DialFailed = Dialled(dial.id)
+        if isinstance(dial, Resolve):
+            answer: Resolved | Dialled | Failed = Resolved(dial.id, await _resolve(dial, allowed))
+        else:
+            connected = await _dial(dial.address, dial.port, allowed)
+            answer = Dialled(dial.id)
     except Denied as denied:
-        answer = DialFailed(dial.id, "denied", str(denied))
+        answer = Failed(dial.id, "denied", str(denied))
     except socket.gaierror:
-        answer = DialFailed(dial.id, "name", f"no address for {dial.host}")
+        answer = Failed(dial.id, "name", f"no address for {target}")
     except OSError as error:
-        answer = DialFailed(dial.id, _kind(error), f"{dial.host}:{dial.port}: {error.strerror or 'timed out'}")
+        answer = Failed(dial.id, _kind(error), f"{target}:{dial.port}: {error.strerror or 'timed out'}")
     except Exception as error:  # noqa: BLE001 - one dial's trouble is not the others'
         _LOG.warning("a dial failed: %s", type(error).__name__)
-        answer = DialFailed(dial.id, "unreachable", f"{dial.host}:{dial.port}: can't be dialled")
+        answer = Failed(dial.id, "unreachable", f"{target}:{dial.port}: can't be dialled")
     finally:
         room.release()
     # An instance that does not read its answers has filled its own socket: it goes without.
@@ -123,17 +128,25 @@ def _kind(error: OSError) -> Literal["refused", "timeout", "unreachable"]:
     return "timeout" if isinstance(error, TimeoutError) else "unreachable"
 
 
+async def _resolve(request: Resolve, allowed: Allowed) -> tuple[str, ...]:
+    verify_granted(request.host, request.port, allowed.grant)
+    async with asyncio.timeout(_RESOLVE_S):
+        found = await allowed.resolver.resolve(request.host, request.port, allowed.lookups)
+    addresses = tuple(found[:MAX_ADDRESSES])
+    allowed.resolved.update(addresses)
+    return addresses
+
+
 async def _dial(host: str, port: int, allowed: Allowed) -> socket.socket:
     """A connected, blocking socket.
 
     Raises: Denied, gaierror, TimeoutError, OSError.
     """
-    verify_granted(host, port, allowed.grant)
-    async with asyncio.timeout(_RESOLVE_S):
-        addresses = await allowed.resolver.resolve(host, port, allowed.lookups)
+    if host not in allowed.resolved:
+        verify_granted(host, port, allowed.grant)
     facts = allowed.facts()
     failure: Exception = Denied(f"{host} has no address")
-    for address, reason in _checked(addresses[:_MAX_ADDRESSES], port, allowed.policy, facts):
+    for address, reason in _checked([host], port, allowed.policy, facts):
         if reason:
             failure = Denied(reason)
             continue

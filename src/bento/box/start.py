@@ -23,7 +23,7 @@ from bento.box.streams import MAX_INSTANCE_STREAMS, MAX_STREAMS
 from bento.errors import BentoError, ConfigError
 from bento.manifest import Manifest
 from bento.policy import Grant, decide
-from bento.protocol.broker import MAX_DIALS, Unavailable, encode_packet
+from bento.protocol.broker import MAX_REQUESTS, Unavailable, encode_packet
 from bento.sandbox import namespaces
 from bento.sandbox.images import python_image
 from bento.sandbox.link import ReaperLink
@@ -78,7 +78,7 @@ def descriptors_needed(settings: Settings) -> int:
     """How many files the server may have open at once: conversations, streams, instances and what these dial."""
     instances = settings.policy.instances
     streams = min(MAX_STREAMS, instances * MAX_INSTANCE_STREAMS)
-    return MAX_CONVERSATIONS + streams + instances + min(_DIALS, instances * MAX_DIALS) + _SPARE_DESCRIPTORS
+    return MAX_CONVERSATIONS + streams + instances + min(_DIALS, instances * MAX_REQUESTS) + _SPARE_DESCRIPTORS
 
 
 def allow_descriptors(needed: int) -> None:

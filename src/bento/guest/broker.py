@@ -4,17 +4,21 @@ import errno
 import itertools
 import socket
 import threading
+from collections.abc import Callable
 
-from bento.protocol.broker import Dial, DialFailed, Dialled, Unavailable, encode_packet
+from bento.protocol.broker import Dial, Dialled, Failed, Resolve, Resolved, Unavailable, encode_packet
 
 _ANSWER_WAIT_S = 150
 """Longer than the box takes for a name and a connection at the worst, so that its own error is the one seen."""
 
 
+Answer = Resolved | Dialled | Failed
+
+
 class _Waiting:
     def __init__(self) -> None:
         self.answered = threading.Event()
-        self.failure: DialFailed | Unavailable | None = None
+        self.answer: Answer | Unavailable | None = None
         self.descriptor = -1
 
 
@@ -35,27 +39,42 @@ class Broker:
             ConnectionRefusedError, TimeoutError, socket.gaierror, OSError: as any dial does.
             ConnectionError: the box's server is gone, or takes no more requests from this instance.
         """
+        failure: OSError | None = None
+        for address in self.resolve(host, port):
+            try:
+                return self._dial(address, port)
+            except OSError as error:
+                failure = error
+        raise failure or socket.gaierror(socket.EAI_NONAME, f"no address for {host}")
+
+    def resolve(self, host: str, port: int) -> tuple[str, ...]:
+        """The addresses of a host name that the box may dial; errors as for `dial`."""
+        waiting = self._ask(lambda number: Resolve(number, host[:300], port), f"{host}:{port}")
+        if isinstance(waiting.answer, Resolved):
+            return waiting.answer.addresses
+        raise _error(waiting.answer, f"{host}:{port}")
+
+    def _dial(self, address: str, port: int) -> socket.socket:
+        waiting = self._ask(lambda number: Dial(number, address, port), f"{address}:{port}")
+        if waiting.descriptor >= 0:
+            return socket.socket(fileno=waiting.descriptor)
+        raise _error(waiting.answer, f"{address}:{port}")
+
+    def _ask(self, request: Callable[[int], Resolve | Dial], target: str) -> _Waiting:
         waiting, number = _Waiting(), next(self._ids)
         with self._lock:
             self._waiting[number] = waiting
         try:
-            self._ask(Dial(number, host[:300], port))
+            self._control.send(encode_packet(request(number)))
             waiting.answered.wait(_ANSWER_WAIT_S)
+        except BrokenPipeError:  # something here wrote to the socket what no loader does
+            raise _error(Unavailable(), target) from None
         finally:
             with self._lock:
                 self._waiting.pop(number, None)
-        if waiting.descriptor >= 0:
-            return socket.socket(fileno=waiting.descriptor)
-        raise _error(waiting.failure, f"{host}:{port}")
+        return waiting
 
-    def _ask(self, dial: Dial) -> None:
-        packet = encode_packet(dial)
-        try:
-            self._control.send(packet)
-        except BrokenPipeError:  # something here wrote to the socket what no loader does
-            raise _error(Unavailable(), f"{dial.host}:{dial.port}") from None
-
-    def deliver(self, answer: Dialled | DialFailed, descriptor: int | None) -> None:
+    def deliver(self, answer: Answer, descriptor: int | None) -> None:
         """Hand an answer to whoever waits for it; its descriptor is closed if nobody does any more."""
         with self._lock:
             waiting = self._waiting.pop(answer.id, None)
@@ -63,9 +82,8 @@ class Broker:
             if descriptor is not None:
                 socket.close(descriptor)
             return
-        if isinstance(answer, DialFailed):
-            waiting.failure = answer
-        elif descriptor is not None:
+        waiting.answer = answer
+        if descriptor is not None:
             waiting.descriptor = descriptor
         waiting.answered.set()
 
@@ -74,12 +92,12 @@ class Broker:
         with self._lock:
             waiting, self._waiting = list(self._waiting.values()), {}
         for one in waiting:
-            one.failure = answer
+            one.answer = answer
             one.answered.set()
 
 
-def _error(failure: DialFailed | Unavailable | None, target: str) -> OSError:
-    if failure is None:
+def _error(failure: Answer | Unavailable | None, target: str) -> OSError:
+    if not isinstance(failure, Failed | Unavailable):
         return TimeoutError(errno.ETIMEDOUT, f"the box did not answer about {target}")
     if isinstance(failure, Unavailable):
         return ConnectionError(

@@ -23,8 +23,9 @@ from bento.protocol.broker import (
     MAX_PACKET_BYTES,
     Attach,
     Begin,
-    DialFailed,
     Dialled,
+    Failed,
+    Resolved,
     Unavailable,
     decode_from_box,
 )
@@ -83,7 +84,7 @@ class Loader:
                 self._start_session(descriptor, packet.answer, True)
             case Attach() if descriptor is not None:
                 self._start_session(descriptor, packet.answer, packet.may_load)
-            case Dialled() | DialFailed():
+            case Resolved() | Dialled() | Failed():
                 self._broker.deliver(packet, descriptor)
             case Unavailable():
                 self._broker.fail_all(packet)

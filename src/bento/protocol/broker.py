@@ -15,8 +15,11 @@ MAX_PACKET_BYTES = 80 * KIB
 MAX_REQUEST_BYTES = 4 * KIB
 """What an instance may say at once: a host name has at most 255 bytes, and nothing longer is said."""
 
-MAX_DIALS = 32
-"""Dials of one instance under way at once: a page's resources, not a scan."""
+MAX_REQUESTS = 32
+"""Requests of one instance under way at once: a page's resources, not a scan."""
+
+MAX_ADDRESSES = 8
+"""Of one name: large services answer with 8 at most; a function that tries them one by one has tried enough."""
 
 
 class Packet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="t"):
@@ -44,11 +47,27 @@ class Attach(Packet, frozen=True, tag="attach"):
     may_load: bool = False
 
 
-class Dial(Packet, frozen=True, tag="dial"):
-    """Instance to box: connect to a host name or an address."""
+class Resolve(Packet, frozen=True, tag="resolve"):
+    """Instance to box: the addresses of a host name. `port` is where it will connect, 0 if it does not say."""
 
     id: int
     host: str
+    port: int = 0
+    family: Literal["any", "4", "6"] = "any"
+
+
+class Resolved(Packet, frozen=True, tag="resolved"):
+    """Box to instance: addresses that it may dial, MAX_ADDRESSES at most, in the resolver's order."""
+
+    id: int
+    addresses: tuple[str, ...]
+
+
+class Dial(Packet, frozen=True, tag="dial"):
+    """Instance to box: connect to an address."""
+
+    id: int
+    address: str
     port: int
 
 
@@ -58,7 +77,7 @@ class Dialled(Packet, frozen=True, tag="dialled"):
     id: int
 
 
-class DialFailed(Packet, frozen=True, tag="dial-failed"):
+class Failed(Packet, frozen=True, tag="failed"):
     """Box to instance. `error` says which of Python's exceptions people expect."""
 
     id: int
@@ -71,11 +90,12 @@ class Unavailable(Packet, frozen=True, tag="unavailable"):
     as the last answer to one that says what no loader says."""
 
 
-FromBox = Begin | Attach | Dialled | DialFailed | Unavailable
+FromBox = Begin | Attach | Resolved | Dialled | Failed | Unavailable
+FromInstance = Resolve | Dial
 
 _encoder = msgspec.msgpack.Encoder()
 _from_box: msgspec.msgpack.Decoder[FromBox] = msgspec.msgpack.Decoder(FromBox)
-_from_instance = msgspec.msgpack.Decoder(Dial)
+_from_instance: msgspec.msgpack.Decoder[FromInstance] = msgspec.msgpack.Decoder(FromInstance)
 
 
 def encode_packet(packet: Packet) -> bytes:
@@ -86,7 +106,7 @@ def decode_from_box(data: bytes) -> FromBox:
     return _from_box.decode(data)
 
 
-def decode_from_instance(data: bytes) -> Dial:
+def decode_from_instance(data: bytes) -> FromInstance:
     """ProtocolError for anything but a request: what an instance sends is hostile."""
     try:
         return _from_instance.decode(data)
