@@ -36,6 +36,7 @@ from bento.protocol.messages import (
     Status,
 )
 from bento.protocol.outer import BoxSide
+from bento.sandbox.libraries import packages
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.reaper import SOCKET_NAME
 
@@ -77,6 +78,7 @@ class Server:
         self._listener.listen(_BACKLOG)
         _LOG.info("ready on %s:%d, limits by %s", self._settings.address, self._settings.port, self._link.tier)
         async with asyncio.TaskGroup() as group:
+            self._packages = group.create_task(asyncio.to_thread(packages))  # what it began with, whatever comes after
             tasks = [group.create_task(self._accept(group)), group.create_task(self._facts.run())]
             try:
                 await self._follow_reaper(group)
@@ -156,7 +158,7 @@ class Server:
     async def _answer(self, request: OuterRequest) -> Message | None:
         match request:
             case Describe():
-                return self._description()
+                return await self._description()
             case Status():
                 return await self._instances.status(request)
             case Renew():
@@ -167,10 +169,15 @@ class Server:
             case _:
                 return None
 
-    def _description(self) -> Description:
+    async def _description(self) -> Description:
         policy = self._settings.policy
         return Description(
-            f"bento {__version__}", platform.python_version(), policy.images, policy, self._link.tier, conclave=None
+            software=f"bento {__version__}",
+            python=platform.python_version(),
+            images=policy.images,
+            packages={"python": await asyncio.shield(self._packages)},
+            policy=policy,
+            tier=self._link.tier,
         )
 
     async def _serve_instance(self, instance: Instance) -> None:

@@ -95,12 +95,22 @@ class Shutdown(Message, frozen=True, tag="shutdown"):
 # --- outer: box to client -------------------------------------------------------------------------------------------
 
 
+class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One library of an image. `digest` is SHA-256 over its files, as PROTOCOL.md defines it."""
+
+    name: Text
+    version: Text
+    digest: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
 class Description(Message, frozen=True, tag="description"):
     """Answers Describe. `tier` is how limits are enforced: "v2", "v1" (cgroups) or "rlimits"."""
 
     software: str
     python: str
     images: tuple[str, ...]
+    packages: dict[str, tuple[Package, ...]]
+    """Of each image."""
     policy: Policy
     tier: str
     conclave: str | None = None

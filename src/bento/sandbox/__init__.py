@@ -5,6 +5,7 @@
     outbox.py       packets that wait until the reaper reads
     spec.py         the words both sides use: Limits, Image, SandboxConfig, Tombstone (pure)
     images.py       python_image: what functions of the image "python" can import
+    libraries.py    the libraries in it: their files, versions and digests
     messages.py     the packets between server, reaper and zygote
     reaper.py       pid 1 of all instances; outlives the server
     namespaces.py   what the reaper leaves behind when it starts

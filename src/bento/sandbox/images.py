@@ -8,7 +8,6 @@ Host paths never show inside: the interpreter is always /usr/bin/python3, its li
 libraries are bound one by one, so that a function can't read off what else is installed here.
 """
 
-import importlib.util
 import os
 import ssl
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bento.errors import SandboxUnavailable
+from bento.sandbox.libraries import MODULES, bento_parts, find_module, path_in_image
 from bento.sandbox.spec import Bind, Image
 
 ENTRY: Final = "bento.guest.loader:serve"
@@ -28,11 +28,6 @@ _PYTHON = "/usr/bin/python3"
 _PACKAGES = "/usr/lib/bento"
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _LINKER_TIMEOUT_S = 20  # takes 20 ms; on a slow and busy machine, more
-
-_PARTS = ("__init__", "errors", "config", "manifest", "policy", "exit_policy", "tokens")
-_FOLDERS = ("protocol", "guest")
-_SANDBOX_PARTS = ("__init__", "spec", "messages", "syscalls", "confine", "zygote")
-_THIRD_PARTY = ("msgspec", "cryptography", "_cffi_backend")
 
 _PRELOAD = (
     "asyncio",
@@ -91,7 +86,7 @@ def python_image(*, extra_ca: bytes = b"", entry: str = ENTRY, files: tuple[tupl
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     library = Path(sysconfig.get_path("stdlib")).resolve()
-    packages = [_package(name) for name in _THIRD_PARTY]
+    packages = [find_module(module) for module in MODULES.values()]
     libraries = _shared_libraries(interpreter, [*_native_parts([library / "lib-dynload"])])
     libraries |= _shared_libraries(interpreter, [*_native_parts(packages)])
     certificates = _machine_certificates() + extra_ca
@@ -104,7 +99,11 @@ def python_image(*, extra_ca: bytes = b"", entry: str = ENTRY, files: tuple[tupl
             *(Bind(str(source), target) for target, source in sorted(libraries.items())),
             *(Bind(f"/dev/{name}", f"/dev/{name}", is_device=True) for name in ("null", "zero", "urandom")),
         ),
-        files=((_CA_BUNDLE, certificates), *_bento_parts(), *files),
+        files=(
+            (_CA_BUNDLE, certificates),
+            *((f"{_PACKAGES}/{path_in_image(part)}", part.read_bytes()) for part in bento_parts()),
+            *files,
+        ),
         links=_links(),
         python=_PYTHON,
         path=_PACKAGES,
@@ -112,14 +111,6 @@ def python_image(*, extra_ca: bytes = b"", entry: str = ENTRY, files: tuple[tupl
         entry=entry,
         rehearsal=REHEARSAL if entry == ENTRY else "",
     )
-
-
-def _package(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise SandboxUnavailable(f"the package {name} is not installed", hint="run scripts/setup again")
-    origin = Path(spec.origin)
-    return (origin.parent if spec.submodule_search_locations else origin).resolve()
 
 
 def _native_parts(places: list[Path]) -> Iterable[Path]:
@@ -158,7 +149,9 @@ def _in_usr(path: str) -> str:
 def _links() -> tuple[tuple[str, str], ...]:
     bundle = ssl.get_default_verify_paths().openssl_cafile
     beside_bundle = () if bundle == _CA_BUNDLE else ((bundle, _CA_BUNDLE),)
-    return (("/lib", "usr/lib"), ("/lib64", "usr/lib64"), ("/bin", "usr/bin"), ("/tmp", "/data"), *beside_bundle)  # noqa: S108
+    merged = (("/lib", "usr/lib"), ("/lib64", "usr/lib64"), ("/bin", "usr/bin"))
+    certifi = (f"{_PACKAGES}/certifi.py", "bento/guest/certifi.py")
+    return (*merged, ("/tmp", "/data"), certifi, *beside_bundle)  # noqa: S108
 
 
 def _machine_certificates() -> bytes:
@@ -166,12 +159,3 @@ def _machine_certificates() -> bytes:
     if not bundle.exists():
         return b""  # functions that speak TLS then trust nobody, and say so
     return bundle.read_bytes().rstrip() + b"\n"
-
-
-def _bento_parts() -> Iterable[tuple[str, bytes]]:
-    home = Path(__file__).resolve().parent.parent
-    parts = [home / f"{name}.py" for name in _PARTS]
-    parts += [path for folder in _FOLDERS for path in sorted((home / folder).rglob("*.py"))]
-    parts += [home / "sandbox" / f"{name}.py" for name in _SANDBOX_PARTS]
-    for path in parts:
-        yield f"{_PACKAGES}/bento/{path.relative_to(home)}", path.read_bytes()

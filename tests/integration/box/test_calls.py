@@ -276,6 +276,7 @@ def test_describes_itself(box: LoneBox) -> None:
     assert answer.images == ("python",)
     assert answer.policy.instances == 6
     assert answer.tier in ("v1", "v2", "rlimits")
+    assert {"requests", "httpx", "bento-tor"} <= {package.name for package in answer.packages["python"]}
 
 
 def test_the_same_spawn_again_is_the_same_instance(box: LoneBox) -> None:
