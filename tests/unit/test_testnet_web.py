@@ -43,6 +43,11 @@ def test_names_in_test_resolve_to_the_web_server_whatever_their_case() -> None:
     assert {ask(f"n{number}.test").short() for number in range(500)} == set(WEB_ADDRESSES)
 
 
+def test_pages_name_their_own_character_set(sites: Path) -> None:
+    assert find_page(sites, get("/")).content_type == "text/html"
+    assert find_page(sites, get("/a b.txt")).content_type == "text/plain; charset=utf-8"
+
+
 @pytest.mark.parametrize("name", ["example.com", "test.com", "nottest", "demo.test.org"])
 def test_other_names_do_not_exist(name: str) -> None:
     assert ask(name).header.rcode == RCODE.NXDOMAIN

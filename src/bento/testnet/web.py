@@ -157,7 +157,8 @@ async def _send(writer: asyncio.StreamWriter, request: Request, page: Page) -> N
 
 def _content_type(file: Path) -> str:
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    # A header would overrule what pages and style sheets say of themselves, and not all are written in UTF-8.
+    return f"{kind}; charset=utf-8" if kind == "text/plain" else kind
 
 
 def _tls(authority: trustme.CA) -> ssl.SSLContext:
