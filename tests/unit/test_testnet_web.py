@@ -45,7 +45,7 @@ def test_names_in_test_resolve_to_the_web_server_whatever_their_case() -> None:
 
 def test_pages_name_their_own_character_set(sites: Path) -> None:
     assert find_page(sites, get("/")).content_type == "text/html"
-    assert find_page(sites, get("/a b.txt")).content_type == "text/plain; charset=utf-8"
+    assert find_page(sites, get("/a%20b.txt")).content_type == "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize("name", ["example.com", "test.com", "nottest", "demo.test.org"])
