@@ -4,11 +4,13 @@
     ├── UsageError              2   the caller's words are off
     │   ├── ManifestError           the manifest in the function's source
     │   ├── ConfigError             a box's or a policy's TOML file
-    │   └── SourceError             the function's source, its entry or its arguments
+    │   ├── SourceError             the function's source, its entry or its arguments
+    │   └── TicketError             a ticket that was cut, mistyped or is none
     ├── FunctionRaised          1   the function itself raised
     ├── Refused                 3   the box's policy says no; carries every broken rule
     ├── NoSuchInstance          4   never there, or ended and forgotten
-    │   └── BadToken            4   the token does not fit
+    │   ├── BadToken            4   the token does not fit
+    │   └── Replaced            4   a newer attachment to the same invocation took over
     ├── Unreachable             5   Tor, the box or the private network
     │   ├── TorUnavailable
     │   ├── BoxUnreachable
@@ -56,6 +58,10 @@ class SourceError(UsageError):
     code = "source"
 
 
+class TicketError(UsageError):
+    code = "ticket"
+
+
 class FunctionRaised(BentoError):
     """The function raised; `type_name` is its exception's class."""
 
@@ -93,6 +99,11 @@ class NoSuchInstance(BentoError):
 class BadToken(NoSuchInstance):
     code = "bad-token"
     default_hint = "use the token of this very instance"
+
+
+class Replaced(NoSuchInstance):
+    code = "replaced"
+    default_hint = "the invocation goes on there; attach again to take it back"
 
 
 class Unreachable(BentoError):

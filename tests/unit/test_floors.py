@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[2] / "src"
 FLOORS: Mapping[str, int] = MappingProxyType(
     {
         **dict.fromkeys(("errors", "config"), 0),
-        **dict.fromkeys(("manifest", "policy", "exit_policy", "tokens", "protocol"), 1),
+        **dict.fromkeys(("manifest", "policy", "exit_policy", "tokens", "ticket", "protocol"), 1),
         **dict.fromkeys(("tor", "sandbox", "attestation", "storage"), 2),
         **dict.fromkeys(("client", "box", "testnet"), 3),
         "cli": 4,

@@ -13,7 +13,7 @@ from bento.cli import progress
 from bento.cli.running import run_function
 from bento.client import Client
 from bento.client.choose import find_box, item_refusals
-from bento.client.function import DEFAULT_WALL_S
+from bento.client.client import DEFAULT_WALL_S
 from bento.client.source import Source, read_source
 from bento.errors import SourceError
 from bento.policy import Grant, Refusal, decide

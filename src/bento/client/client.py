@@ -1,21 +1,39 @@
 """The way in: a user's boxes, and functions to run there."""
 
 import asyncio
+import contextlib
+import dataclasses
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from random import SystemRandom
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+import msgspec
 
 from bento.client.choose import choose_boxes, find_box
 from bento.client.conversation import ask
-from bento.client.function import Function
+from bento.client.function import Function, Plan
+from bento.client.instance import Instance
 from bento.client.link import Link, Report
 from bento.client.profile import Profile
+from bento.client.records import Deployed, Records, verify_name
 from bento.client.source import Source, read_source
-from bento.errors import BoxUnreachable, NetworkDown, UsageError
+from bento.errors import BoxUnreachable, ConfigError, NetworkDown, NoSuchInstance, Unreachable, UsageError
 from bento.protocol.messages import Describe, Description
+from bento.ticket import FunctionTicket, encode_ticket, parse_ticket
 from bento.tor.box_list import MAX_LIST_BYTES, BoxList, ListedBox, parse_box_list
+
+DEFAULT_WALL_S: Final = 300
+"""What a function asks for that names no wall time: five minutes, as long as most people watch."""
+
+DEFAULT_LEASE_S: Final = 3600
+"""Of what is deployed: an hour, in which a ticket reaches someone. What its user forgets is gone soon, and boxes
+commonly grant six."""
+
+_SAME_S: Final = 2.0
+"""Leases travel as whole seconds, and take a moment to arrive."""
 
 
 class Client:
@@ -36,6 +54,7 @@ class Client:
     ) -> None:
         self._profile = Profile.choose(state, net)
         self._report = report
+        self._records = Records(self._profile.functions)
         self._boxes: BoxList | None = None
 
     async def __aenter__(self) -> Self:
@@ -78,17 +97,122 @@ class Client:
             timeout_s: seconds of wall time to ask for, if less than its manifest does; by default 300.
         Raises (at the block's start): SourceError, ManifestError, UsageError, Refused, Unreachable.
         """
-        for name, value in (("lease_s", lease_s), ("timeout_s", timeout_s)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}, the least is 1")
+        _verify_positive(lease_s=lease_s, timeout_s=timeout_s)
 
-        async def prepare() -> tuple[Source, list[Link]]:
+        async def prepare() -> Plan:
             checked = await asyncio.to_thread(read_source, source)
-            listed = await self.boxes()
-            chosen = [find_box(listed, box)] if box else choose_boxes(listed, checked.manifest, SystemRandom())
-            return checked, [self._link(found) for found in chosen]
+            asked_s = checked.manifest.wall_s
+            wall_s = min(timeout_s or asked_s or DEFAULT_WALL_S, asked_s or timeout_s or DEFAULT_WALL_S)
+            return await self._plan(checked, box, wall_s, min(lease_s or wall_s, wall_s))
 
-        return Function(prepare, lease_s=lease_s, timeout_s=timeout_s)
+        return Function(prepare)
+
+    async def deploy(
+        self, source: str | Path | bytes | Source, *, name: str, box: str | None = None, lease_s: int | None = None
+    ) -> Deployed:
+        """Spawn a function, run its module-level code, and let it run on: `function(name)` finds it again.
+
+        Args:
+            name: what it is called here: letters, digits, ". _ -".
+            box: as for `spawn`.
+            lease_s: seconds after which it ends unless renewed; by default DEFAULT_LEASE_S, or its wall time if less.
+        Raises: UsageError if the name is in use; as `spawn` and a first call do. Then nothing is left, here or there,
+            but where the box can't be told: the name then stays, for `stop`.
+        """
+        _verify_positive(lease_s=lease_s)
+        self._records.verify_free(name)
+        checked = await asyncio.to_thread(read_source, source)
+        wall_s = checked.manifest.wall_s
+        asked_s = min(lease_s or DEFAULT_LEASE_S, wall_s or 2**31)
+        record: Deployed | None = None
+
+        async def note(chosen: ListedBox) -> None:
+            nonlocal record
+            write = self._records.replace if record else self._records.add
+            record = Deployed(
+                name,
+                chosen.fingerprint,
+                fresh.invocation_token,
+                fresh.shutdown_token,
+                expires_s=time.time() + asked_s,
+                lease_s=asked_s,
+                is_starting=True,
+            )
+            await write(record)
+
+        fresh = Function(lambda: self._plan(checked, box, wall_s, asked_s), note=note)
+        try:
+            async with fresh:
+                await fresh.load()
+                assert record is not None
+                deployed = _refreshed(record, fresh)
+                await self._records.replace(deployed)
+                fresh.keep()
+        except BaseException:
+            if record is not None and fresh.is_ended:
+                await self._records.remove(record)
+            raise
+        return deployed
+
+    @contextlib.asynccontextmanager
+    async def function(self, name: str) -> AsyncIterator[Instance]:
+        """The function that was deployed or accepted under this name. Leaving the block lets it run.
+
+        Raises: NoSuchInstance if there is none here; BoxUnreachable, TorUnavailable, NetworkDown.
+        """
+        record = self._records.read(name)
+        link = self._link(await self._box_of(record))
+        instance = Instance(link, record.invocation_token, record.shutdown_token, is_spawned=not record.is_starting)
+        try:
+            await link.build()
+            yield instance
+        finally:
+            link.close()
+            await self._remember(record, instance)
+
+    def functions(self) -> tuple[list[Deployed], list[ConfigError]]:
+        """What was deployed and accepted here, by name, and what is wrong with records that can't be read."""
+        return self._records.read_all()
+
+    async def renew(self, name: str, lease_s: int | None = None) -> Deployed:
+        """Let a function's lease end so many seconds from now; by default as many as it was deployed with."""
+        _verify_positive(lease_s=lease_s)
+        record = self._records.read(name)
+        async with self.function(name) as instance:
+            await instance.renew(lease_s or record.lease_s or DEFAULT_LEASE_S)
+        return self._records.read(name)
+
+    async def stop(self, name: str) -> str:
+        """End a function and forget it; one that has ended is just forgotten. Returns: how it ended, for people.
+
+        Raises: BadToken for one that was accepted, and runs; Unreachable, and the name stays.
+        """
+        record = self._records.read(name)
+        try:
+            async with self.function(name) as instance:
+                await instance.stop()
+                return await instance.ending()
+        except Unreachable:
+            if not record.is_expired:
+                raise
+            await self._records.remove(record)
+            return "its lease is over, and its box can't be asked"
+
+    def share(self, name: str) -> str:
+        """A ticket: one line of text, with which another user can `accept` the function and invoke it."""
+        record = self._records.read(name)
+        return encode_ticket(FunctionTicket(record.box, record.invocation_token))
+
+    async def accept(self, ticket: str, name: str) -> Deployed:
+        """Take a ticket in, under a name of one's own. Nobody is asked.
+
+        Raises: TicketError for what is none; UsageError if the name is in use.
+        """
+        verify_name(name)
+        found = parse_ticket(ticket)
+        record = Deployed(name, found.box, found.token)
+        await self._records.add(record)
+        return record
 
     async def describe(self, box: str) -> Description:
         """Ask a box, by its fingerprint, what it runs and under which policy."""
@@ -97,6 +221,31 @@ class Client:
             return await ask(link, Describe(), Description)
         finally:
             link.close()
+
+    async def _plan(self, source: Source, box: str | None, wall_s: int | None, lease_s: int) -> Plan:
+        listed = await self.boxes()
+        chosen = [find_box(listed, box)] if box else choose_boxes(listed, source.manifest, SystemRandom())
+        manifest = msgspec.structs.replace(source.manifest, wall_s=wall_s)
+        return Plan(source, manifest, lease_s, tuple(self._link(found) for found in chosen))
+
+    async def _box_of(self, record: Deployed) -> ListedBox:
+        try:
+            return find_box(await self.boxes(), record.box)
+        except BoxUnreachable as error:
+            raise BoxUnreachable(
+                error.message, hint=f"get a newer list; or was {record.name!r} deployed on another network?"
+            ) from None
+
+    async def _remember(self, record: Deployed, instance: Instance) -> None:
+        """Write down what a talk with the box has shown."""
+        if instance.is_stopped:
+            await self._records.remove(record)
+            return
+        fresh = _refreshed(record, instance)
+        if fresh != record:
+            # It is for `ls` alone: neither a full disk nor another command that was faster spoils a call.
+            with contextlib.suppress(NoSuchInstance, ConfigError):
+                await self._records.replace(fresh)
 
     def _link(self, box: ListedBox) -> Link:
         return Link(self._profile, box, self._report)
@@ -118,3 +267,22 @@ class Client:
             ) from None
         except OSError as error:
             raise BoxUnreachable(f"can't read the box list {path}: {error.strerror}") from None
+
+
+def _refreshed(record: Deployed, instance: Instance) -> Deployed:
+    """The record, with the lease's end as the box has told it; an end that moved within a moment stays."""
+    now_s = time.time()
+    if instance.is_ended:
+        return dataclasses.replace(record, expires_s=min(now_s, record.expires_s or now_s), is_starting=False)
+    if instance.lease_left_s is None:
+        return record
+    expires_s = now_s + instance.lease_left_s
+    if not record.is_starting and record.expires_s and abs(expires_s - record.expires_s) < _SAME_S:
+        return record
+    return dataclasses.replace(record, expires_s=expires_s, is_starting=False)
+
+
+def _verify_positive(**amounts: int | None) -> None:
+    for name, value in amounts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}, the least is 1")

@@ -80,6 +80,27 @@ class StreamLost(BoxUnreachable):
     """A stream ended early: its circuit broke, or the box cut it."""
 
 
+_ENDINGS: Final = {
+    "lease": "its lease is over",
+    "shutdown": "it was stopped with its shutdown token",
+    "box": "its box shut down",
+    "crash": "its process was ended by a signal",
+    "exit": "its process ended by itself",
+}
+
+
+def ending(state: State) -> str:
+    """How an instance ended, for people; from its tombstone."""
+    if state.cause == "limit":
+        return f"it reached its limit {state.rule} = {state.limit}"
+    return _ENDINGS.get(state.cause or "", "its box does not say how")
+
+
+def gone_error(state: State) -> NoSuchInstance:
+    """Why an instance can't be used any more, for one who comes after its end."""
+    return NoSuchInstance(f"the function has ended: {ending(state)}", hint="deploy it again")
+
+
 def ended_error(state: State, wall_s: int, lease_s: int) -> BentoError:
     """Why an instance is gone, from its tombstone.
 

@@ -42,6 +42,11 @@ class Profile:
         return self.state / "agents" / hashlib.sha256(os.fsencode(self.net)).hexdigest()[:16]
 
     @property
+    def functions(self) -> Path:
+        """The directory of what was deployed and accepted: one folder for each name."""
+        return self.state / "functions"
+
+    @property
     def tor_data(self) -> Path:
         """The DataDirectory of the live network's tor: persistent, for its guard is in it."""
         return self.state / "tor"

@@ -207,7 +207,7 @@ def test_leaving_the_block_ends_the_instance(user: User) -> None:
     async def work() -> State:
         async with asyncio.timeout(LIMIT_S), user.client() as client, client.spawn(FUNCTION) as function:
             await function.call("hello", "x")
-            box, token = function.box, function._invocation_token
+            box, token = function.box, function.invocation_token
         assert function.is_ended
         state: State = await ask_box(user, box, Status(token.route), State)
         return state
