@@ -51,6 +51,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     egress: Annotated[tuple[Annotated[str, Meta(max_length=300)], ...], Meta(max_length=64)] = ()
     """Where it may connect to: "HOST:PORT". HOST is a name, "*.name", an address, a network or "*"; PORT one, or
     LOW-HIGH, or "*"."""
+    egress_bytes: Amount = 64 * MIB
+    """What its connections may carry, both ways together; matters only with `egress`. Some twenty large pages."""
     tor: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
     """Tor verbs it may use."""
     conclave: Literal["", "sgx", "tdx", "snp", "any"] = ""
@@ -113,10 +115,16 @@ class Destination:
             raise ManifestError(f"not a range of ports: {text!r}", hint="ports run from 1 to 65535, or * for all")
         return Destination(found["host"].strip("[]").lower().rstrip("."), low, high)
 
+    @property
+    def ports(self) -> range:
+        return range(self.low, self.high + 1)
+
     def is_for(self, host: str, port: int) -> bool:
-        """Whether it covers a connection to `host` as the function named it. A network covers addresses, no names."""
-        if not self.low <= port <= self.high:
-            return False
+        """Whether it covers a connection to `host` as the function named it."""
+        return port in self.ports and self.is_for_host(host)
+
+    def is_for_host(self, host: str) -> bool:
+        """Whether it covers `host` at its ports. A network covers addresses, no names."""
         host = host.lower().rstrip(".")
         if self.host in ("*", host):
             return True

@@ -33,6 +33,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At once: with the default grant, 6 GiB if each used all it may."""
     egress: Annotated[tuple[str, ...], Meta(max_length=256)] = ("accept *:80", "accept *:443")
     """Rules as in a torrc, within the relay's live exit policy; what no rule accepts is rejected."""
+    egress_bytes: Amount = 1024 * MIB
+    """Of one instance, over its whole life: several hundred large pages, and nobody's way to download films. A relay's
+    default bandwidth carries it in twenty minutes."""
     tor: tuple[Name, ...] = ()
     conclaves: tuple[Name, ...] = ()
 
@@ -55,6 +58,8 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage_bytes: Amount
     buffer_bytes: Amount
     egress: tuple[str, ...] = ()
+    egress_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    """0 where there is no egress."""
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +75,7 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.rule}: asked for {self.asked}, this box grants {self.limit}"
 
 
-_AMOUNTS = ("memory_bytes", "cpu_s", "wall_s", "storage_bytes", "buffer_bytes")
+_AMOUNTS = ("memory_bytes", "cpu_s", "wall_s", "storage_bytes", "buffer_bytes", "egress_bytes")
 
 
 def decide(manifest: Manifest, policy: Policy, *, instances: int, lease_s: int = 1) -> Grant | tuple[Refusal, ...]:
@@ -95,16 +100,23 @@ def decide(manifest: Manifest, policy: Policy, *, instances: int, lease_s: int =
         storage_bytes=manifest.storage_bytes,
         buffer_bytes=manifest.buffer_bytes,
         egress=manifest.egress,
+        egress_bytes=_egress_bytes(manifest),
     )
 
 
 def _over(manifest: Manifest, policy: Policy, lease_s: int) -> list[Refusal]:
-    asked = {rule: getattr(manifest, rule) or 0 for rule in _AMOUNTS} | {"lease_s": lease_s}
+    asked = {rule: getattr(manifest, rule) or 0 for rule in _AMOUNTS}
+    asked |= {"egress_bytes": _egress_bytes(manifest), "lease_s": lease_s}
     return [
         Refusal(rule, amount, getattr(policy, rule), f"lower {rule}, or pick another box")
         for rule, amount in asked.items()
         if amount > getattr(policy, rule)
     ]
+
+
+def _egress_bytes(manifest: Manifest) -> int:
+    """What its connections may carry; without egress it asks for none, whatever the default."""
+    return manifest.egress_bytes if manifest.egress else 0
 
 
 def _not_offered(manifest: Manifest, policy: Policy) -> list[Refusal]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bento.manifest import Manifest
 from bento.policy import Grant, Policy, decide
 
-_AMOUNTS = ("memory_bytes", "cpu_s", "wall_s", "storage_bytes", "buffer_bytes")
+_AMOUNTS = ("memory_bytes", "cpu_s", "wall_s", "storage_bytes", "buffer_bytes", "egress_bytes")
 _amount = st.integers(1, 2**40)
 _buffer = st.integers(64 * 1024, 2**40)
 _destinations = st.sampled_from(["*:80", "*:443", "a.test:80", "*.test:1-65535", "1.2.3.0/24:22", "[::1]:25", "*:*"])
@@ -23,6 +23,7 @@ _manifests = st.builds(
     storage_bytes=_amount,
     buffer_bytes=_buffer,
     egress=st.lists(_destinations, max_size=3).map(tuple),
+    egress_bytes=_amount,
 )
 _policies = st.builds(
     Policy,
@@ -35,6 +36,7 @@ _policies = st.builds(
     buffer_bytes=_buffer,
     instances=st.integers(1, 9),
     egress=st.lists(_rules, max_size=4).map(tuple),
+    egress_bytes=_amount,
 )
 
 
@@ -48,6 +50,7 @@ def test_a_grant_never_exceeds_policy_or_manifest(
             assert getattr(decision, rule) <= getattr(policy, rule)
             assert getattr(decision, rule) <= (getattr(manifest, rule) or 2**53)
         assert set(decision.egress) <= set(manifest.egress)
+        assert (decision.egress_bytes > 0) == bool(manifest.egress)
         assert instances < policy.instances
         assert lease_s <= policy.lease_s
     else:

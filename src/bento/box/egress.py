@@ -16,7 +16,7 @@ from typing import Literal
 
 from bento.box.resolver import MAX_LOOKUPS, Resolver
 from bento.errors import ProtocolError
-from bento.exit_policy import RelayFacts, is_accepted, normal_address, why_not_dialled
+from bento.exit_policy import RelayFacts, is_accepted, normal_address, one_port, why_not_dialled
 from bento.manifest import Destination
 from bento.policy import Grant, Policy
 from bento.protocol.broker import (
@@ -166,7 +166,7 @@ def verify_granted(host: str, port: int, grant: Grant) -> None:
 def _checked(addresses: list[str], port: int, policy: Policy, facts: RelayFacts) -> Iterator[tuple[str, str | None]]:
     for text in addresses:
         address = str(normal_address(text))
-        reason = why_not_dialled(facts, address, port)
+        reason = why_not_dialled(facts, address, [one_port(port)])
         if reason is None and not is_accepted(policy.egress_rules, address, port):
             reason = f"the box's policy rejects {address}:{port}"
         yield address, reason
