@@ -30,6 +30,7 @@ _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _LINKER_TIMEOUT_S = 20  # takes 20 ms; on a slow and busy machine, more
 
 _PRELOAD = (
+    "anyio._backends._asyncio",
     "asyncio",
     "base64",
     "bisect",
@@ -47,6 +48,7 @@ _PRELOAD = (
     "hmac",
     "html.parser",
     "http.client",
+    "httpx",
     "inspect",
     "io",
     "ipaddress",
@@ -58,7 +60,9 @@ _PRELOAD = (
     "queue",
     "random",
     "re",
+    "requests",
     "secrets",
+    "selectolax.lexbor",
     "socket",
     "ssl",
     "string",
@@ -70,6 +74,7 @@ _PRELOAD = (
     "urllib.request",
     "uuid",
     "zlib",
+    "zstandard",
     "cryptography.hazmat.primitives.asymmetric.x25519",
 )
 
