@@ -15,7 +15,6 @@ import contextvars
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bento.guest.broker import Broker
 from bento.guest.fetch import MAX_BODY_BYTES, Response, fetch_url
 from bento.guest.invocation import Invocation
 
@@ -23,7 +22,6 @@ __all__ = ["Response", "fetch", "poll", "recv", "send"]
 
 _current: contextvars.ContextVar[Invocation] = contextvars.ContextVar("invocation")
 _running: list[Invocation] = []
-_broker: list[Broker] = []
 
 
 def send(data: bytes | str) -> None:
@@ -50,12 +48,7 @@ def fetch(url: str, *, timeout_s: float = 30, max_bytes: int = MAX_BODY_BYTES) -
     Raises: PermissionError naming the rule, if the policy forbids it; ValueError for a URL that is not http(s) or a
         body over the limit; OSError as any connection does.
     """
-    return fetch_url(_broker[0].dial, url, timeout_s=timeout_s, max_bytes=max_bytes)
-
-
-def use_broker(broker: Broker) -> None:
-    """Called once by the loader."""
-    _broker[:] = [broker]
+    return fetch_url(url, timeout_s=timeout_s, max_bytes=max_bytes)
 
 
 @contextmanager

@@ -1,10 +1,7 @@
-"""A small HTTP client over connections that the box dials."""
+"""A small HTTP client: the standard library's, with redirects and a limit."""
 
 import http.client
-import socket
-import ssl
 import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -13,10 +10,11 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 _REDIRECTS = 10
 """Browsers stop at 20, curl's users set 10; a loop never ends."""
 
-_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _MOVED = (301, 302, 303, 307, 308)
-
-Dial = Callable[[str, int], socket.socket]
+_SCHEMES: dict[str, type[http.client.HTTPConnection]] = {
+    "http": http.client.HTTPConnection,
+    "https": http.client.HTTPSConnection,
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class Response:
             return self.body.decode("utf-8", "replace")
 
 
-def fetch_url(dial: Dial, url: str, *, timeout_s: float, max_bytes: int) -> Response:
-    """GET a URL over `dial`. See `bento.guest.api.fetch`."""
+def fetch_url(url: str, *, timeout_s: float, max_bytes: int) -> Response:
+    """GET a URL. See `bento.guest.api.fetch`."""
     for _ in range(_REDIRECTS + 1):
-        response = _get(dial, url, timeout_s, max_bytes)
+        response = _get(url, timeout_s, max_bytes)
         location = response.headers.get("location")
         if response.status not in _MOVED or not location:
             return response
@@ -49,15 +47,12 @@ def fetch_url(dial: Dial, url: str, *, timeout_s: float, max_bytes: int) -> Resp
     raise ValueError(f"more than {_REDIRECTS} redirects, the last to {url}")
 
 
-def _get(dial: Dial, url: str, timeout_s: float, max_bytes: int) -> Response:
+def _get(url: str, timeout_s: float, max_bytes: int) -> Response:
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ValueError(f"not an http(s) URL: {url}")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
-    # http.client dials only when it has no socket, and writes the Host header from what it was made with.
-    connection.default_port = 443 if parts.scheme == "https" else 80
-    connection.sock = _connect(dial, parts.hostname, port, parts.scheme == "https", timeout_s)
+    kind = _SCHEMES[parts.scheme]
+    connection = kind(parts.hostname, parts.port or kind.default_port, timeout=timeout_s)
     try:
         target = urllib.parse.quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]")
         connection.request("GET", target + ("?" + parts.query if parts.query else ""), headers={"Accept": "*/*"})
@@ -68,15 +63,3 @@ def _get(dial: Dial, url: str, timeout_s: float, max_bytes: int) -> Response:
     if len(body) > max_bytes:
         raise ValueError(f"the body of {url} has more than {max_bytes} bytes")
     return Response(answer.status, url, {name.lower(): value for name, value in answer.getheaders()}, body)
-
-
-def _connect(dial: Dial, host: str, port: int, is_tls: bool, timeout_s: float) -> socket.socket:
-    connected = dial(host, port)
-    connected.settimeout(timeout_s)
-    if not is_tls:
-        return connected
-    try:
-        return ssl.create_default_context(cafile=_CA_BUNDLE).wrap_socket(connected, server_hostname=host)
-    except BaseException:
-        connected.close()
-        raise

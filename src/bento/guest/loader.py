@@ -14,8 +14,8 @@ from typing import Any
 
 from bento.config import EXIT_OUT_OF_MEMORY, MAX_CODE_BYTES, MIN_BUFFER_BYTES
 from bento.errors import BadToken, SourceError
-from bento.guest import api
-from bento.guest.broker import Broker
+from bento.guest import api, sockets
+from bento.guest.broker import Broker, use_broker
 from bento.guest.function import Function, run
 from bento.guest.invocation import Invocation, raised, returned
 from bento.guest.session import SESSION_STACK_BYTES, Session, start_thread
@@ -44,6 +44,7 @@ _STACK_BYTES = 4 * 1024 * 1024
 
 def serve(control: socket.socket) -> None:
     """Serve the control socket until the box closes it, then end the process."""
+    sockets.install()
     loader = Loader(control)
     try:
         while True:
@@ -63,7 +64,7 @@ class Loader:
 
     def __init__(self, control: socket.socket) -> None:
         self._broker = Broker(control)
-        api.use_broker(self._broker)
+        use_broker(self._broker)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._buffer_bytes = MIN_BUFFER_BYTES
@@ -135,10 +136,11 @@ class Loader:
         return invocation
 
     def find(self, message: Resume) -> Invocation | None:
-        """The invocation of that id; None if it is over or never was. BadToken as for `invoke`."""
+        """The invocation of that id; None if its end is acknowledged or it never was. BadToken as for `invoke`."""
         self._check(message.invoke)
         with self._lock:
-            return self._invocations.get(message.invocation)
+            found = self._invocations.get(message.invocation)
+        return None if found is None or found.is_done else found
 
     def _load(self, code: bytes) -> None:
         try:

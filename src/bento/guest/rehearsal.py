@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 
+from bento.guest import sockets
 from bento.guest.loader import Loader
 from bento.protocol.broker import Begin, encode_packet
 from bento.protocol.framing import encode_frame
@@ -21,10 +22,11 @@ _END_S = 10
 
 
 def rehearse(times: int) -> None:
-    """Load and call a function, and leave no trace but warmth.
+    """Load and call a function, and leave no trace but warmth, and the sockets that functions have.
 
     Raises: RuntimeError if a thread is left, since no process should fork beside one.
     """
+    sockets.install()
     for _ in range(times):
         _call_once()
     sys.modules.pop("function", None)
