@@ -117,7 +117,11 @@ class Call:
                     self.output += event.data
                 if not isinstance(event, Acknowledge):
                     yield event
-            self.stream.sendall(self.side.acknowledge())
+            self.stream.sendall(self._acknowledgement())
+
+    def _acknowledgement(self) -> bytes:
+        side = self.side
+        return side.acknowledge(side.received) if side.outcome is None else side.acknowledge_end()
 
     def _past_the_box(self, data: bytes) -> bytes:
         """What of it is the loader's."""

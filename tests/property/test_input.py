@@ -29,7 +29,7 @@ class Wire:
     def attach(self) -> None:
         self.session = object()
         self.to_loader = b""
-        position = self.invocation.attach(self.session, 0, lambda: None)
+        position = self.invocation.attach(self.session, bytes(16), 0, lambda: None)
         self.client.begin_session()
         self.to_loader = self.client.resend(Resumed(position))
 
@@ -43,7 +43,7 @@ class Wire:
         for payload in FrameReader(MAX_INNER_BYTES).feed(self.to_loader):
             message = decode_inner_request(payload)
             assert isinstance(message, Input)
-            self.invocation.accept(message)
+            self.invocation.accept(self.session, message)
         self.to_loader = b""
 
     def take(self) -> None:

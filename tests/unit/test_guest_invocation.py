@@ -4,10 +4,12 @@ from typing import Any
 import pytest
 
 from bento.config import MAX_INNER_BYTES, MAX_TEXT_CHARS
-from bento.errors import ProtocolError
+from bento.errors import ProtocolError, Replaced
 from bento.guest.invocation import Invocation, raised, returned
 from bento.protocol.framing import FrameReader, decode_inner_reply, encode_frame
 from bento.protocol.messages import Acknowledge, Input, Output, Raise, Return
+
+_ONE, _OTHER = b"1" * 16, b"2" * 16
 
 
 class Text(str):
@@ -39,7 +41,7 @@ class Colour(enum.IntEnum):
 
 def _attached() -> tuple[Invocation, object]:
     invocation, session = Invocation(1024), object()
-    invocation.attach(session, 0, lambda: None)
+    invocation.attach(session, _ONE, 0, lambda: None)
     return invocation, session
 
 
@@ -109,34 +111,68 @@ def test_an_exceptions_text_is_cleaned_and_cut() -> None:
 
 
 def test_the_end_once_acknowledged_stays_so() -> None:
-    invocation, _ = _attached()
+    invocation, session = _attached()
     invocation.finish(returned(None))
-    invocation.accept(Acknowledge(0, end=True))
-    invocation.accept(Acknowledge(0))
+    invocation.accept(session, Acknowledge(0, end=True))
+    invocation.accept(session, Acknowledge(0))
     assert invocation.is_done
 
 
 def test_an_end_that_is_not_there_can_not_be_acknowledged() -> None:
-    invocation, _ = _attached()
-    invocation.accept(Acknowledge(0, end=True))
+    invocation, session = _attached()
+    invocation.accept(session, Acknowledge(0, end=True))
     assert not invocation.is_done
 
 
 def test_a_new_attachment_hears_again_how_much_input_was_taken() -> None:
     invocation, session = _attached()
-    invocation.accept(Input(0, b"abc"))
+    invocation.accept(session, Input(0, b"abc"))
     assert invocation.recv() == b"abc"
     assert invocation.next_message(session, 0) == Acknowledge(3)
     again = object()
-    assert invocation.attach(again, 0, lambda: None) == 3
+    assert invocation.attach(again, _ONE, 0, lambda: None) == 3
     assert invocation.next_message(again, 0) == Acknowledge(3)
 
 
 def test_output_acknowledged_before_it_was_sent_is_an_error() -> None:
     invocation, session = _attached()
     invocation.send(b"hello")
-    invocation.accept(Acknowledge(5))
+    invocation.accept(session, Acknowledge(5))
     invocation.send(b"x")
     with pytest.raises(ProtocolError, match="offset 0"):
         invocation.next_message(session, 0)
     assert invocation.next_message(session, 5) == Output(5, b"x")
+
+
+def test_an_attachment_that_was_replaced_does_not_come_back() -> None:
+    invocation, _ = _attached()
+    invocation.attach(object(), _OTHER, 0, lambda: None)
+    for _ in range(2):
+        with pytest.raises(Replaced):
+            invocation.attach(object(), _ONE, 0, lambda: None)
+    invocation.attach(object(), _OTHER, 0, lambda: None)
+
+
+def test_an_attachment_that_failed_replaces_none() -> None:
+    invocation, session = _attached()
+    with pytest.raises(ProtocolError):
+        invocation.attach(object(), _OTHER, 1, lambda: None)
+    invocation.attach(session, _ONE, 0, lambda: None)
+
+
+def test_what_a_replaced_session_still_says_changes_nothing() -> None:
+    invocation, old = _attached()
+    invocation.send(b"hello")
+    new = object()
+    invocation.attach(new, _OTHER, 2, lambda: None)
+    invocation.accept(old, Acknowledge(5))
+    assert invocation.next_message(new, 2) == Output(2, b"llo")
+
+
+def test_input_that_has_arrived_to_its_end_is_confirmed_before_it_is_taken() -> None:
+    invocation, session = _attached()
+    invocation.accept(session, Input(0, b"abc", end=True))
+    assert invocation.next_message(session, 0) == Acknowledge(0, end=True)
+    again = object()
+    invocation.attach(again, _ONE, 0, lambda: None)
+    assert invocation.next_message(again, 0) == Acknowledge(0, end=True)

@@ -1,6 +1,9 @@
+import msgspec
 import pytest
 
+from bento.config import CHUNK_BYTES
 from bento.errors import ProtocolError
+from bento.manifest import Manifest
 from bento.protocol.framing import encode_frame
 from bento.protocol.inner import ACKNOWLEDGE_BYTES, INPUT_WINDOW_BYTES, InvocationSide, LoaderSide
 from bento.protocol.messages import (
@@ -116,11 +119,40 @@ def test_input_after_its_end_is_an_error() -> None:
         client.input(b"x")
 
 
-def test_acknowledges_when_enough_has_come_and_at_the_end() -> None:
+def test_acknowledges_what_is_safe_once_it_is_enough_and_the_end_when_told() -> None:
     client = _client()
-    client.receive(encode_frame(Output(0, bytes(ACKNOWLEDGE_BYTES - 1))))
-    assert client.acknowledge() == b""
-    client.receive(encode_frame(Output(ACKNOWLEDGE_BYTES - 1, b"x")))
-    assert client.acknowledge() == encode_frame(Acknowledge(ACKNOWLEDGE_BYTES))
-    client.receive(encode_frame(Raise(ACKNOWLEDGE_BYTES, "KeyError", "x")))
-    assert client.acknowledge() == encode_frame(Acknowledge(ACKNOWLEDGE_BYTES, end=True))
+    client.receive(encode_frame(Output(0, bytes(ACKNOWLEDGE_BYTES + 1))))
+    client.receive(encode_frame(Raise(ACKNOWLEDGE_BYTES + 1, "KeyError", "x")))
+    assert client.acknowledge(ACKNOWLEDGE_BYTES - 1) == b""
+    assert client.acknowledge(ACKNOWLEDGE_BYTES) == encode_frame(Acknowledge(ACKNOWLEDGE_BYTES))
+    assert client.acknowledge(ACKNOWLEDGE_BYTES + 1) == b""
+    assert client.acknowledge_end() == encode_frame(Acknowledge(ACKNOWLEDGE_BYTES + 1, end=True))
+
+
+def test_a_buffer_of_any_size_is_acknowledged_before_it_is_full() -> None:
+    with pytest.raises(msgspec.ValidationError, match="buffer_bytes"):
+        msgspec.convert({"buffer_bytes": ACKNOWLEDGE_BYTES}, Manifest)
+
+
+def test_an_invocation_is_taken_up_where_another_client_left_it() -> None:
+    client = InvocationSide(_INVOKE, _ID, b"a" * 16, received=5, sent=3)
+    assert LoaderSide().receive(client.resume()) == [Resume(_INVOKE, _ID, 5, b"a" * 16)]
+    assert client.input(b"") == encode_frame(Input(3, b"", end=True))
+    assert client.receive(_frames(Resumed(3), Acknowledge(3, end=True), Output(5, b"x"))) == [
+        Resumed(3),
+        Acknowledge(3, end=True),
+        Output(5, b"x"),
+    ]
+    assert client.is_input_there
+
+
+@pytest.mark.parametrize("arrived", [2, 4])
+def test_input_that_did_not_leave_whole_is_an_error_to_who_takes_up_the_rest(arrived: int) -> None:
+    client = InvocationSide(_INVOKE, _ID, received=5, sent=3)
+    with pytest.raises(ProtocolError, match=f"{arrived} bytes of the input have arrived, 3 were sent"):
+        client.resend(Resumed(arrived))
+
+
+def test_more_output_at_once_than_a_piece_is_an_error() -> None:
+    with pytest.raises(ProtocolError, match="at once"):
+        _client().receive(encode_frame(Output(0, bytes(CHUNK_BYTES + 1))))

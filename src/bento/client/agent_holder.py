@@ -22,6 +22,10 @@ _USERNAME_BYTES: Final = 16
 _REPORT_S: Final = 0.2
 """How often a command that waits for tor is told how far it is."""
 
+_LINGER_S: Final = 2.0
+"""What a command wrote last, such as that it has a call's result, is still on its way: a circuit closed at once would
+take it along."""
+
 
 class Service:
     """Bento's tor as all the commands share it: starting, there, or failed."""
@@ -105,6 +109,7 @@ class Holder:
         finally:
             self._service.leave()
             self._connection.close()
+            await asyncio.sleep(_LINGER_S)
             with contextlib.suppress(BentoError):
                 await self._release()
 

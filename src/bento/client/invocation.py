@@ -9,7 +9,15 @@ from typing import Any, Final, Protocol, Self
 from bento.client.conversation import StreamLost
 from bento.client.stream import Stream
 from bento.config import CHUNK_BYTES, MIN_BUFFER_BYTES
-from bento.errors import BentoError, BoxUnreachable, FunctionRaised, LimitReached
+from bento.errors import (
+    BadToken,
+    BentoError,
+    BoxUnreachable,
+    FunctionRaised,
+    LimitReached,
+    NoSuchInstance,
+    Replaced,
+)
 from bento.protocol.inner import InvocationSide
 from bento.protocol.messages import InnerReply, Output, Raise, Resumed, Return
 
@@ -34,23 +42,29 @@ class Instance(Protocol):
 class Invocation:
     """Use it in `async with`; iterate for the output, then `await result()`.
 
-    Leaving the block early leaves the call running until the instance ends.
+    A piece counts as safe with the caller, and is forgotten at the box, once the next is asked for; the result once
+    the block is left with it. Leaving the block early leaves the call running until the instance ends.
+
+    Args:
+        entry: None for a call that another client began, of which `side` says where it stands.
     """
 
     def __init__(
-        self, instance: Instance, side: InvocationSide, entry: str, args: tuple[Any, ...], *, has_input: bool
+        self, instance: Instance, side: InvocationSide, entry: str | None, args: tuple[Any, ...], *, has_input: bool
     ) -> None:
         self._instance = instance
         self._side = side
-        self._call = entry, args
+        self._entry, self._args = entry, args
         self._stream: Stream | None = None
         self._reading = asyncio.Lock()
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
         self._taken = asyncio.Event()
+        self._position = self._safe = side.received
+        self._end: BentoError | StopAsyncIteration | None = None
         self._was_attached = False
         self._losses = 0
-        self._has_started = False
+        self._has_started = entry is None
         self._may_send = False
         self._ended_input = not has_input
         if not has_input:
@@ -64,22 +78,41 @@ class Invocation:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._end is not None and error in (None, self._end) and self._stream is not None:
+            await self._stream.write(self._side.acknowledge_end())
         self._drop_stream()
+
+    @property
+    def position(self) -> int:
+        """The offset behind the last piece of output that was given."""
+        return self._position
+
+    async def arrive(self) -> None:
+        """Wait until the loader has the call, and all its input, which must have ended.
+
+        Raises: why there is no such call; Unreachable if nobody knows.
+        """
+        side = self._side
+        await self._pump_until(lambda: side.outcome is not None or (self._has_started and side.is_input_there))
+        if isinstance(side.outcome, Raise) and not self._has_started:
+            raise outcome_error(side.outcome)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
         """The next piece of output. Raises: as `result` does, once all output has been given."""
+        self._safe = self._position
         await self._pump_until(lambda: bool(self._chunks) or self._side.outcome is not None)
         if self._chunks:
             chunk = self._chunks.popleft()
+            self._position += len(chunk)
             self._held_bytes -= len(chunk)
             self._taken.set()
             return chunk
-        if isinstance(self._side.outcome, Raise):
-            raise outcome_error(self._side.outcome)
-        raise StopAsyncIteration
+        outcome = self._side.outcome
+        self._end = outcome_error(outcome) if isinstance(outcome, Raise) else StopAsyncIteration()
+        raise self._end
 
     async def result(self) -> Any:
         """Wait for the end; the returned value. Output that nobody has iterated over is dropped.
@@ -134,12 +167,11 @@ class Invocation:
     async def _pump(self) -> None:
         """Take in what comes next; on a new stream if the one before is lost."""
         if self._stream is None:
-            if self._was_attached:
+            if self._losses > 1:  # the streams break, not the circuit
                 await self._instance.verify_running()
             await self._attach()
             return
-        if not self._chunks:  # all of it is the caller's by now
-            await self._stream.write(self._side.acknowledge())
+        await self._stream.write(self._side.acknowledge(self._safe))
         try:
             async with asyncio.timeout_at(self._instance.deadline_s):
                 data = await self._stream.read()
@@ -169,6 +201,11 @@ class Invocation:
                 self._was_attached = True
                 await self._take(events)
                 return
+            except NoSuchInstance as error:
+                self._drop_stream()
+                if self._was_attached and not isinstance(error, BadToken | Replaced):
+                    await self._instance.verify_running()
+                raise
             except BoxUnreachable as error:
                 self._drop_stream()
                 failure = error
@@ -178,9 +215,9 @@ class Invocation:
         raise failure
 
     def _opening(self) -> bytes:
-        if self._has_started:
+        if self._has_started or self._entry is None:
             return self._side.resume()
-        return self._side.invoke(*self._call) + self._side.resend(Resumed(0))
+        return self._side.invoke(self._entry, self._args) + self._side.resend(Resumed(0))
 
     async def _take(self, events: list[InnerReply]) -> None:
         for event in events:
@@ -191,20 +228,13 @@ class Invocation:
             elif isinstance(event, Resumed):
                 await self._begin_sending(event)
             elif isinstance(event, Return | Raise):
-                await self._end(event)
+                self._taken.set()
 
     async def _begin_sending(self, event: Resumed) -> None:
         self._has_started = True
         if not self._may_send and self._stream is not None:
             self._may_send = True
             await self._stream.write(self._side.resend(event))
-
-    async def _end(self, event: Return | Raise) -> None:
-        """Let the loader forget the invocation. A failed load has none, and ends with a Raise all the same."""
-        if self._stream is not None:
-            await self._stream.write(self._side.acknowledge())
-        self._drop_stream()
-        self._taken.set()
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

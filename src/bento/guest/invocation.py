@@ -1,22 +1,26 @@
 """One call of one entry: its output kept until acknowledged, its input until received, whoever is attached."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from bento.config import CHUNK_BYTES, MAX_INNER_BYTES, MAX_TEXT_CHARS
-from bento.errors import ProtocolError
+from bento.errors import ProtocolError, Replaced
 from bento.protocol.framing import HEADER_BYTES, encode_frame
 from bento.protocol.inner import ACKNOWLEDGE_BYTES, INPUT_WINDOW_BYTES
 from bento.protocol.messages import Acknowledge, Input, Output, Raise, Return
 from bento.protocol.offsets import Inbox, Outbox
+
+_REMEMBERED_ATTACHMENTS = 64
+"""Those that were replaced. One that comes back later than that counts as new: by then people, not programs, act."""
 
 
 class Invocation:
     """The streams of one call. The function's thread writes and reads; a session's two threads move the bytes.
 
     Every method may be called from any thread. A session is known by an object of its own; the newest replaces the
-    one before.
+    one before. An attachment is one client's, over all its sessions; one that was replaced does not come back.
     """
 
     def __init__(self, buffer_bytes: int) -> None:
@@ -28,9 +32,12 @@ class Invocation:
         self._consumed = 0
         self._acknowledged = 0
         self._input_ended = False
+        self._said_input_ended = False
         self._outcome: bytes | None = None
         self._session: object | None = None
         self._detach: Callable[[], None] = lambda: None
+        self._attachment = b""
+        self._replaced: deque[bytes] = deque(maxlen=_REMEMBERED_ATTACHMENTS)
         self.is_done = False
         """Whether the client has acknowledged the end, so that all may be forgotten."""
 
@@ -78,25 +85,32 @@ class Invocation:
         with self._changed:
             return self._outcome is not None
 
-    def attach(self, session: object, received: int, detach: Callable[[], None]) -> int:
+    def attach(self, session: object, attachment: bytes, received: int, detach: Callable[[], None]) -> int:
         """Make `session` the one attached, from output offset `received` on; the one before gets its `detach` called.
 
         Returns: how many bytes of input have arrived.
-        Raises: ProtocolError if that output is forgotten already.
+        Raises: ProtocolError if that output is forgotten already; Replaced if another attachment took this one's place.
         """
         with self._changed:
+            if attachment in self._replaced:
+                raise Replaced("a newer attachment has taken this one's place")
             self._outbox.read(received, 0)
+            if self._attachment not in (b"", attachment):
+                self._replaced.append(self._attachment)
+            self._attachment = attachment
             before, self._session, self._detach = self._detach, session, detach
             # What was last acknowledged may be lost with its stream, and a client whose window is full would wait.
-            self._acknowledged = 0
+            self._acknowledged, self._said_input_ended = 0, False
             position = self._inbox.position
             self._changed.notify_all()
         before()
         return position
 
-    def accept(self, message: Input | Acknowledge) -> None:
-        """Take what the client sent."""
+    def accept(self, session: object, message: Input | Acknowledge) -> None:
+        """Take what the client sent; nothing from a session that was replaced."""
         with self._changed:
+            if self._session not in (None, session):
+                return
             if isinstance(message, Acknowledge):
                 self._outbox.acknowledge(message.offset)
                 self.is_done |= message.end and self._outcome is not None
@@ -121,8 +135,8 @@ class Invocation:
             if self._outbox.end > sent:
                 return Output(sent, self._outbox.read(sent, CHUNK_BYTES))
             if self._is_acknowledgement_due():
-                self._acknowledged = self._consumed
-                return Acknowledge(self._consumed)
+                self._acknowledged, self._said_input_ended = self._consumed, self._input_ended
+                return Acknowledge(self._consumed, end=self._input_ended)
             return self._outcome
 
     def leave(self, session: object) -> None:
@@ -147,6 +161,8 @@ class Invocation:
 
     def _is_acknowledgement_due(self) -> bool:
         unsaid = self._consumed - self._acknowledged
+        if self._input_ended and not self._said_input_ended:
+            return True
         return unsaid >= ACKNOWLEDGE_BYTES or (unsaid > 0 and not self._pending)
 
 

@@ -76,21 +76,21 @@ class Session:
                 answer = self._loader.load(message, self._may_load)
                 self._hold(answer) if isinstance(answer, Loaded) else self._end_with(answer)
             case Invoke():
-                self._attach(self._loader.invoke(message), 0)
+                self._attach(self._loader.invoke(message), message.attachment, 0)
             case Resume():
                 found = self._loader.find(message)
                 if found is None:
                     raise NoSuchInstance("no such invocation: it is over, or never was", hint="invoke again")
-                self._attach(found, message.received)
+                self._attach(found, message.attachment, message.received)
             case Input() | Acknowledge() if self._invocation is not None:
-                self._invocation.accept(message)
+                self._invocation.accept(self, message)
                 if self._invocation.is_done:
                     self._shutdown()
             case _:
                 pass
 
-    def _attach(self, invocation: Invocation, received: int) -> None:
-        position = invocation.attach(self, received, self._shutdown)
+    def _attach(self, invocation: Invocation, attachment: bytes, received: int) -> None:
+        position = invocation.attach(self, attachment, received, self._shutdown)
         self._invocation = invocation
         self._hold(Resumed(position))
         start_thread(lambda: self._write(invocation, received))

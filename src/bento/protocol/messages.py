@@ -164,20 +164,25 @@ class Load(Message, frozen=True, tag="load"):
 
 
 class Invoke(Message, frozen=True, tag="invoke"):
-    """Call an entry. The same `invocation` again attaches to the one that runs."""
+    """Call an entry. The same `invocation` again attaches to the one that runs; `attachment` as for Resume."""
 
     invoke: Key
     invocation: InvocationId
     entry: EntryName
     args: tuple[Any, ...] = ()
+    attachment: InvocationId = bytes(INVOCATION_ID_BYTES)
 
 
 class Resume(Message, frozen=True, tag="resume"):
-    """Attach again to an invocation, of whose output the client has `received` bytes."""
+    """Attach again to an invocation, of whose output the client has `received` bytes.
+
+    `attachment` is the client's own, the same on all its streams: one that another has replaced is refused.
+    """
 
     invoke: Key
     invocation: InvocationId
     received: Offset
+    attachment: InvocationId = bytes(INVOCATION_ID_BYTES)
 
 
 class Input(Message, frozen=True, tag="input"):
@@ -228,7 +233,10 @@ class Raise(Message, frozen=True, tag="raise"):
 
 
 class Acknowledge(Message, frozen=True, tag="acknowledge"):
-    """All bytes before `offset` have arrived and may be forgotten; past the last one: the end has arrived too."""
+    """All bytes before `offset` may be forgotten: the client has them safe, or the function has taken them.
+
+    `end` from the client: it has the outcome. From the loader: the input has arrived, to its end, taken or not.
+    """
 
     offset: Offset
     end: bool = False

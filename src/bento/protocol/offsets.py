@@ -15,10 +15,10 @@ from bento.errors import ProtocolError
 
 
 class Outbox:
-    """What was sent and is not acknowledged yet."""
+    """What was sent and is not acknowledged yet, from offset `start` on."""
 
-    def __init__(self) -> None:
-        self._start = 0
+    def __init__(self, start: int = 0) -> None:
+        self._start = start
         self._held = bytearray()
 
     @property
@@ -57,10 +57,10 @@ class Outbox:
 
 
 class Inbox:
-    """How far the other side's bytes have come."""
+    """How far the other side's bytes have come; those before offset `position` are there already."""
 
-    def __init__(self) -> None:
-        self.position = 0
+    def __init__(self, position: int = 0) -> None:
+        self.position = position
         """The offset of the next byte that is new."""
 
     def accept(self, offset: int, data: bytes) -> bytes:
