@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Options may stand between the words of `run`, which argparse itself does not allow."""
+    """Options may stand between the words of `run` and `invoke`, which argparse itself does not allow."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
@@ -77,12 +77,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bento.cli import box, net, users
+    from bento.cli import box, deployed, net, users
 
     parser = _Parser(prog="bento", description="Run functions at Tor relays.")
     parser.add_argument("--version", action="version", version=f"bento {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in (users, net, box):
+    for module in (users, deployed, net, box):
         module.add_parser(subparsers)
     return parser
 

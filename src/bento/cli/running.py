@@ -1,4 +1,4 @@
-"""`bento run`, between the terminal and an invocation: stdin goes in, output comes out as it arrives."""
+"""Between the terminal and an invocation, for `run` and `invoke`: stdin goes in, output comes out as it arrives."""
 
 import asyncio
 import json
@@ -6,12 +6,12 @@ import os
 import select
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from bento.cli import progress
-from bento.client import Client, Function, Invocation
+from bento.client import Client, Function, Instance, Invocation
 from bento.client.source import Source, read_source
 from bento.client.tasks import alongside
 from bento.errors import UsageError
@@ -34,32 +34,47 @@ def run_function(
     source = read_source(file)
     entry = entry or source.default_entry
     source.verify_call(entry, tuple(args))
-    # A shell's background jobs ignore it: whoever sends it all the same means this function.
+    return until_done(_run(client, source, entry, args, box, timeout_s))
+
+
+def until_done(work: Coroutine[Any, Any, None]) -> int:
+    """Do a command's work; SIGINT and SIGTERM cancel it, so that it cleans up. Returns: the exit status."""
+    # A shell's background jobs ignore it: whoever sends it all the same means this command.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        asyncio.run(_run(client, source, entry, args, box, timeout_s))
+        asyncio.run(_cancel_at_sigterm(work))
     except asyncio.CancelledError:
         return TERMINATED
     return 0
 
 
-async def _run(
-    client: Client, source: Source, entry: str, args: list[Any], box: str | None, timeout_s: int | None
-) -> None:
+async def _cancel_at_sigterm(work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.current_task()
     assert task
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    has_input = not os.isatty(_STDIN)
+    await work
+
+
+async def _run(
+    client: Client, source: Source, entry: str, args: list[Any], box: str | None, timeout_s: int | None
+) -> None:
     function = client.spawn(source, box=box, timeout_s=timeout_s)
     try:
-        async with client, function, function.invoke(entry, *args, has_input=has_input) as invocation:
-            if has_input:
-                async with alongside(_feed(invocation)):
-                    await _show(invocation)
-            else:
-                await _show(invocation)
+        async with client, function:
+            await talk(function, entry, args)
     finally:
         _warn_if_left(function)
+
+
+async def talk(instance: Instance, entry: str, args: list[Any]) -> None:
+    """Call an entry, between stdin and stdout."""
+    has_input = not os.isatty(_STDIN)
+    async with instance.invoke(entry, *args, has_input=has_input) as invocation:
+        if has_input:
+            async with alongside(_feed(invocation)):
+                await _show(invocation)
+        else:
+            await _show(invocation)
 
 
 async def _show(invocation: Invocation) -> None:

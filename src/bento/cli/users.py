@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bento.client.client import DEFAULT_WALL_S
 from bento.client.source import Source, read_source
 from bento.errors import SourceError
 from bento.policy import Grant, Refusal, decide
+from bento.protocol.messages import Description
 from bento.tor.box_list import ListedBox
 
 REFUSED = 3
@@ -43,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="the function to call (default: the only public one, else main) and its arguments: "
         "JSON if it parses as JSON, else a string; @FILE stands for its bytes",
     )
-    run.add_argument("--timeout", type=_parse_seconds, metavar="S", help="seconds it may take, at most its manifest's")
+    run.add_argument("--timeout", type=parse_seconds, metavar="S", help="seconds it may take, at most its manifest's")
     run.set_defaults(run=_run)
 
     for command in (boxes, check, run):
@@ -74,7 +76,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _parse_seconds(text: str) -> int:
+def parse_seconds(text: str) -> int:
+    """A number of seconds as typed, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 1 or more")
     return int(text)
@@ -121,40 +124,61 @@ def _check(args: argparse.Namespace) -> int:
     verdicts = asyncio.run(_check_box(client, source, args.box) if args.box else _check_list(client, source))
     progress.clear()
     if args.json:
-        print(json.dumps([_verdict_object(box, refusals) for box, refusals in verdicts], indent=2))
+        print(json.dumps([_verdict_object(verdict) for verdict in verdicts], indent=2))
     else:
-        for box, refusals in verdicts:
-            print(f"{box.fingerprint}  {box.nickname}  {'refuses' if refusals else 'admits'}")
-            for refusal in refusals:
-                print(f"    {refusal.text} ({refusal.hint})")
-    return 0 if any(not refusals for _, refusals in verdicts) else REFUSED
+        for verdict in verdicts:
+            _print_verdict(verdict, source.manifest.image)
+    return 0 if any(not verdict.refusals for verdict in verdicts) else REFUSED
 
 
-Verdicts = list[tuple[ListedBox, tuple[Refusal, ...]]]
+@dataclass(frozen=True)
+class Verdict:
+    """What a box would say to a function; `described` if it was asked."""
+
+    box: ListedBox
+    refusals: tuple[Refusal, ...]
+    described: Description | None = None
 
 
-async def _check_list(client: Client, source: Source) -> Verdicts:
+async def _check_list(client: Client, source: Source) -> list[Verdict]:
     """By the list alone: nobody learns what someone wants to run."""
-    return [(box, item_refusals(source.manifest, box.item)) for box in await client.boxes()]
+    return [Verdict(box, item_refusals(source.manifest, box.item)) for box in await client.boxes()]
 
 
-async def _check_box(client: Client, source: Source, fingerprint: str) -> Verdicts:
+async def _check_box(client: Client, source: Source, fingerprint: str) -> list[Verdict]:
     """By the box's whole policy, which it tells to anyone; the decision is made here."""
     box = find_box(await client.boxes(), fingerprint)
     described = await client.describe(box.fingerprint)
     # As `run` would ask for it.
     lease_s = source.manifest.wall_s or DEFAULT_WALL_S
     decision = decide(source.manifest, described.policy, instances=0, lease_s=lease_s)
-    return [(box, () if isinstance(decision, Grant) else decision)]
+    return [Verdict(box, () if isinstance(decision, Grant) else decision, described)]
 
 
-def _verdict_object(box: ListedBox, refusals: tuple[Refusal, ...]) -> dict[str, Any]:
-    return {
-        "fingerprint": box.fingerprint,
-        "nickname": box.nickname,
-        "admitted": not refusals,
-        "refusals": msgspec.to_builtins(refusals),
+def _verdict_object(verdict: Verdict) -> dict[str, Any]:
+    found = {
+        "fingerprint": verdict.box.fingerprint,
+        "nickname": verdict.box.nickname,
+        "admitted": not verdict.refusals,
+        "refusals": msgspec.to_builtins(verdict.refusals),
     }
+    if verdict.described is not None:
+        found["software"] = verdict.described.software
+        found["python"] = verdict.described.python
+        found["packages"] = {
+            image: [{"name": each.name, "version": each.version, "digest": each.digest.hex()} for each in packages]
+            for image, packages in verdict.described.packages.items()
+        }
+    return found
+
+
+def _print_verdict(verdict: Verdict, image: str) -> None:
+    print(f"{verdict.box.fingerprint}  {verdict.box.nickname}  {'refuses' if verdict.refusals else 'admits'}")
+    for refusal in verdict.refusals:
+        print(f"    {refusal.text} ({refusal.hint})")
+    if verdict.described is not None and image in verdict.described.packages:
+        packages = ", ".join(f"{each.name} {each.version}" for each in verdict.described.packages[image])
+        print(f"    {image}: Python {verdict.described.python} with {packages}")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from bento.client.link import Link, Report
 from bento.client.profile import Profile
 from bento.client.records import Deployed, Records, verify_name
 from bento.client.source import Source, read_source
-from bento.errors import BoxUnreachable, ConfigError, NetworkDown, NoSuchInstance, Unreachable, UsageError
+from bento.errors import BentoError, BoxUnreachable, ConfigError, NetworkDown, NoSuchInstance, Unreachable, UsageError
 from bento.protocol.messages import Describe, Description
 from bento.ticket import FunctionTicket, encode_ticket, parse_ticket
 from bento.tor.box_list import MAX_LIST_BYTES, BoxList, ListedBox, parse_box_list
@@ -148,9 +148,11 @@ class Client:
                 deployed = _refreshed(record, fresh)
                 await self._records.replace(deployed)
                 fresh.keep()
-        except BaseException:
+        except BaseException as error:
             if record is not None and fresh.is_ended:
                 await self._records.remove(record)
+            elif record is not None and isinstance(error, BentoError):
+                error.hint = f"it may run there all the same: `bento stop {name}` ends it"
             raise
         return deployed
 
@@ -169,6 +171,10 @@ class Client:
         finally:
             link.close()
             await self._remember(record, instance)
+
+    def find(self, name: str) -> Deployed:
+        """What is remembered of this name. Raises: NoSuchInstance, ConfigError, as `function` does."""
+        return self._records.read(name)
 
     def functions(self) -> tuple[list[Deployed], list[ConfigError]]:
         """What was deployed and accepted here, by name, and what is wrong with records that can't be read."""

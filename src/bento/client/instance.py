@@ -92,7 +92,11 @@ class Instance:
 
     async def status(self) -> State:
         """Whether it runs, or how it ended. Raises: NoSuchInstance if the box does not know it (any more)."""
-        state = await ask(self._reached, Status(self.invocation_token.route), State)
+        try:
+            state = await ask(self._reached, Status(self.invocation_token.route), State)
+        except NoSuchInstance:
+            self.is_ended |= self._is_spawned
+            raise
         if state.running:
             self._set_lease(state.lease_s)
         else:
@@ -190,7 +194,6 @@ class Instance:
         try:
             state = await self.status()
         except (NoSuchInstance, BoxUnreachable):
-            self.is_ended = self._is_spawned
             return error
         return error if state.running else gone_error(state)
 
