@@ -10,11 +10,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 from hypothesis import settings
 
+from tests import chromium, sites
 from tests.network import network
 
 __all__ = ["network"]
@@ -68,6 +70,22 @@ def _without_bubblewrap() -> str | None:
     return None if shutil.which("bwrap") else "bwrap is not installed (apt-get install bubblewrap)"
 
 
+def _without_chromium() -> str | None:
+    if not chromium.PROGRAM.exists():
+        return "it is not installed (apt-get install chromium-headless-shell)"
+    if not Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf").exists():
+        return "its fonts are not installed (apt-get install fonts-dejavu-core)"
+    return None
+
+
+def _without_sites() -> str | None:
+    try:
+        sites.fetch()
+    except sites.NoSites as error:
+        return f"the packages with the web sites can't be fetched: {error}"
+    return None
+
+
 def _without_root() -> str | None:
     return None if os.geteuid() == 0 else "only root can do this"
 
@@ -78,6 +96,8 @@ REASONS: Mapping[str, Callable[[], str | None]] = MappingProxyType(
         "namespaces": _without_namespaces,
         "seccomp": _without_seccomp,
         "bubblewrap": _without_bubblewrap,
+        "chromium": _without_chromium,
+        "sites": _without_sites,
         "root": _without_root,
     }
 )
