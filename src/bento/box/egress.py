@@ -1,28 +1,25 @@
-"""Dialling for functions: what tor itself would dial from this relay, within the grant and the policy.
+"""Names and connections for functions: what tor itself would dial from this relay, within the grant and the policy.
 
-The name is resolved here, the address that came out is checked, and that very address is dialled; the function gets
-the connected descriptor. Nothing is looked up for a function without a grant for that name.
+A name is resolved here, the address that came out is checked, and that very address is dialled; the function gets the
+connected descriptor. What may be reached is told by `reach`, what has been dialled is kept by `dialled`.
 """
 
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bento.box.dialled import Account, Busy
+from bento.box.reach import Denied, Reach, literal
 from bento.box.resolver import MAX_LOOKUPS, Resolver
 from bento.errors import ProtocolError
-from bento.exit_policy import RelayFacts, is_accepted, normal_address, one_port, why_not_dialled
-from bento.manifest import Destination
-from bento.policy import Grant, Policy
 from bento.protocol.broker import (
-    MAX_ADDRESSES,
     MAX_REQUEST_BYTES,
     MAX_REQUESTS,
+    Dial,
     Dialled,
     Failed,
     FromInstance,
@@ -47,36 +44,50 @@ may have descriptors, and read none. To receive 256 KiB at a time from a server 
 circuit carries at its best; functions send little."""
 
 
-class Denied(Exception):
-    """The rule that forbids a dial."""
+_BURST_REQUESTS = 256
+"""Answered at once: two for each connection of a large page."""
 
+_REQUESTS_PER_S = 100
+"""From then on: fifty connections a second. What more an instance asks waits in its own socket, so that it neither
+keeps the server busy with what is refused anyway, nor scans a network from the relay's address."""
 
-Facts = Callable[[], RelayFacts]
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True)
-class Allowed:
-    """What one instance's dials are held against, and its places among the box's lookups."""
+class Egress:
+    """What one instance's requests are held against, and its places among the box's lookups."""
 
-    grant: Grant
-    policy: Policy
-    facts: Facts
+    reach: Reach
+    account: Account
     resolver: Resolver
     lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOOKUPS))
-    resolved: set[str] = field(default_factory=set)
 
 
-async def serve_dials(control: socket.socket, allowed: Allowed) -> None:
+class _Pace:
+    """Lets a burst through at once, then so many in a second."""
+
+    def __init__(self) -> None:
+        self._due_s = 0.0
+
+    async def wait(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._due_s = max(self._due_s, now_s - _BURST_REQUESTS / _REQUESTS_PER_S) + 1 / _REQUESTS_PER_S
+        if self._due_s > now_s:
+            await asyncio.sleep(self._due_s - now_s)
+
+
+async def serve_requests(control: socket.socket, egress: Egress) -> None:
     """Answer an instance's requests until its control socket closes, or it says what no loader says: then all its
-    dials fail, those to come too.
+    requests fail, those to come too.
 
-    Never more than MAX_REQUESTS are under way: the next request is not read before one is answered.
+    Never more than MAX_REQUESTS are under way: the next one is not read before one is answered.
     """
-    room = asyncio.Semaphore(MAX_REQUESTS)
+    room, pace = asyncio.Semaphore(MAX_REQUESTS), _Pace()
     underway: set[asyncio.Task[None]] = set()
-    async with asyncio.TaskGroup() as dials:
-        while (dial := await _next_dial(control, room)) is not None:
-            task = dials.create_task(_answer(control, dial, allowed, room))
+    async with asyncio.TaskGroup() as group:
+        while (request := await _next_request(control, room, pace)) is not None:
+            task = group.create_task(_answer(control, request, egress, room))
             underway.add(task)
             task.add_done_callback(underway.discard)
         for task in underway:
@@ -87,9 +98,10 @@ async def serve_dials(control: socket.socket, allowed: Allowed) -> None:
         control.send(encode_packet(Unavailable()))
 
 
-async def _next_dial(control: socket.socket, room: asyncio.Semaphore) -> FromInstance | None:
+async def _next_request(control: socket.socket, room: asyncio.Semaphore, pace: _Pace) -> FromInstance | None:
     """The next request, once there is room for it; None for anything else, and at the end."""
     await room.acquire()
+    await pace.wait()
     try:
         # No ancillary buffer: descriptors that a hostile instance attaches are dropped by the kernel.
         return decode_from_instance(await asyncio.get_running_loop().sock_recv(control, MAX_REQUEST_BYTES))
@@ -97,88 +109,85 @@ async def _next_dial(control: socket.socket, room: asyncio.Semaphore) -> FromIns
         return None
 
 
-async def _answer(control: socket.socket, dial: FromInstance, allowed: Allowed, room: asyncio.Semaphore) -> None:
+async def _answer(control: socket.socket, request: FromInstance, egress: Egress, room: asyncio.Semaphore) -> None:
     connected: socket.socket | None = None
-    target = dial.host if isinstance(dial, Resolve) else dial.address
+    answer: Resolved | Dialled | Failed
     try:
-        if isinstance(dial, Resolve):
-            answer: Resolved | Dialled | Failed = Resolved(dial.id, await _resolve(dial, allowed))
+        if isinstance(request, Resolve):
+            answer = Resolved(request.id, await _resolve(request, egress))
         else:
-            connected = await _dial(dial.address, dial.port, allowed)
-            answer = Dialled(dial.id)
-    except Denied as denied:
-        answer = Failed(dial.id, "denied", str(denied))
-    except socket.gaierror:
-        answer = Failed(dial.id, "name", f"no address for {target}")
-    except OSError as error:
-        answer = Failed(dial.id, _kind(error), f"{target}:{dial.port}: {error.strerror or 'timed out'}")
-    except Exception as error:  # noqa: BLE001 - one dial's trouble is not the others'
-        _LOG.warning("a dial failed: %s", type(error).__name__)
-        answer = Failed(dial.id, "unreachable", f"{target}:{dial.port}: can't be dialled")
+            connected = await _dial(request, egress)
+            answer = Dialled(request.id)
+    except Exception as error:  # noqa: BLE001 - one request's trouble is not the others'
+        answer = _failed(request, error)
     finally:
         room.release()
-    # An instance that does not read its answers has filled its own socket: it goes without.
-    with contextlib.suppress(OSError), connected or contextlib.nullcontext():
+    try:
         socket.send_fds(control, [encode_packet(answer)], [connected.fileno()] if connected else [])
+    except OSError:  # an instance that does not read its answers has filled its own socket: it goes without
+        if connected:
+            egress.account.end(connected)
 
 
-def _kind(error: OSError) -> Literal["refused", "timeout", "unreachable"]:
+def _failed(request: FromInstance, error: Exception) -> Failed:
+    """What an instance is told: the rule, or what every dial may meet, and nothing of the box's inside."""
+    target = request.host if isinstance(request, Resolve) else f"{request.address}:{request.port}"
+    match error:
+        case Denied():
+            return Failed(request.id, "denied", str(error))
+        case Busy():
+            return Failed(request.id, "busy", str(error))
+        case socket.gaierror():
+            return Failed(request.id, "name", f"no address for {target}")
+        case TimeoutError():
+            return Failed(request.id, "timeout", f"{target}: timed out")
+        case OSError():
+            return Failed(request.id, _kind(error), f"{target}: {error.strerror or 'no answer'}")
+    _LOG.warning("a request failed: %s", type(error).__name__)
+    return Failed(request.id, "unreachable", f"{target}: can't be reached")
+
+
+def _kind(error: OSError) -> Literal["refused", "unreachable", "busy"]:
     if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET):
         return "refused"
-    return "timeout" if isinstance(error, TimeoutError) else "unreachable"
+    return "busy" if error.errno in _FULL else "unreachable"
 
 
-async def _resolve(request: Resolve, allowed: Allowed) -> tuple[str, ...]:
-    verify_granted(request.host, request.port, allowed.grant)
+async def _resolve(request: Resolve, egress: Egress) -> tuple[str, ...]:
+    host = literal(request.host) or request.host
+    egress.reach.ports(host, request.port)  # before anything is looked up
+    egress.account.verify_bytes()
     async with asyncio.timeout(_RESOLVE_S):
-        found = await allowed.resolver.resolve(request.host, request.port, allowed.lookups)
-    addresses = tuple(found[:MAX_ADDRESSES])
-    allowed.resolved.update(addresses)
-    return addresses
+        found = await egress.resolver.resolve(host, egress.lookups)
+    return egress.reach.choose(host, request.port, request.family, found)
 
 
-async def _dial(host: str, port: int, allowed: Allowed) -> socket.socket:
-    """A connected, blocking socket.
+async def _dial(request: Dial, egress: Egress) -> socket.socket:
+    """A connected, blocking socket, with its duplicate in the account.
 
-    Raises: Denied, gaierror, TimeoutError, OSError.
+    Raises: Denied, Busy, TimeoutError, OSError.
     """
-    if host not in allowed.resolved:
-        verify_granted(host, port, allowed.grant)
-    facts = allowed.facts()
-    failure: Exception = Denied(f"{host} has no address")
-    for address, reason in _checked([host], port, allowed.policy, facts):
-        if reason:
-            failure = Denied(reason)
-            continue
-        try:
-            return await _connect(address, port, facts.outbound)
-        except OSError as error:
-            failure = error
-    raise failure
-
-
-def verify_granted(host: str, port: int, grant: Grant) -> None:
-    """Check that the grant covers this name or address; Denied if not."""
-    if not any(Destination.parse(text).is_for(host, port) for text in grant.egress):
-        raise Denied(f"{host}:{port} is not in the grant's egress")
-
-
-def _checked(addresses: list[str], port: int, policy: Policy, facts: RelayFacts) -> Iterator[tuple[str, str | None]]:
-    for text in addresses:
-        address = str(normal_address(text))
-        reason = why_not_dialled(facts, address, [one_port(port)])
-        if reason is None and not is_accepted(policy.egress_rules, address, port):
-            reason = f"the box's policy rejects {address}:{port}"
-        yield address, reason
+    address = egress.reach.verify_dial(request.address, request.port)
+    egress.account.verify_bytes()
+    egress.account.verify_room()
+    connected = await _connect(address, request.port, egress.reach.outbound)
+    try:
+        egress.account.verify_bytes()  # others were under way meanwhile
+        egress.account.verify_room()
+        egress.account.add(connected)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
 
 
 async def _connect(address: str, port: int, outbound: str | None) -> socket.socket:
-    family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dialled = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         for option, size in _BUFFER_BYTES.items():
             dialled.setsockopt(socket.SOL_SOCKET, option, size)
-        if outbound and ipaddress.ip_address(outbound).version == ipaddress.ip_address(address).version:
+        if outbound and (":" in outbound) == (":" in address):
             dialled.bind((outbound, 0))
         async with asyncio.timeout(_CONNECT_S):
             await asyncio.get_running_loop().sock_connect(dialled, (address, port))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from bento.box.streams import Streams
+from bento.box.connections import Connections, let_go
 from bento.errors import BadToken, NoSuchInstance, Refused
 from bento.manifest import Manifest
 from bento.policy import Grant, Policy, Refusal, decide
@@ -28,6 +28,12 @@ from bento.sandbox.spec import Limits, Tombstone
 from bento.tokens import identify, is_match
 
 _LOG = logging.getLogger("bento.box")
+
+MAX_INSTANCE_STREAMS = 64
+"""Handed over to one instance: as many sessions as its loader serves."""
+
+MAX_STREAMS = 4096
+"""In all, each a descriptor and kernel buffers: 64 instances with all theirs."""
 
 _END_S = 10
 """A killed process is gone in milliseconds; on a machine that swaps, in seconds."""
@@ -66,7 +72,7 @@ class Instances:
     def __init__(self, policy: Policy, serve: Callable[[Instance], Awaitable[None]]) -> None:
         self._policy = policy
         self._serve = serve
-        self._streams = Streams()
+        self._streams = Connections()
         self._link: ReaperLink
         self._group: asyncio.TaskGroup
         self._running: dict[bytes, Instance] = {}
@@ -77,7 +83,7 @@ class Instances:
         """Take over what runs already, then follow what ends; returns when the link is closed."""
         self._link, self._group = link, group
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._streams.epoll, self._streams.drop_closed)
+        loop.add_reader(self._streams.epoll, self._let_go_of_closed)
         self._take_over(link)
         try:
             async for event in link.events():
@@ -199,7 +205,7 @@ class Instances:
             await self._starting[name].wait()
 
     def _hand_over(self, instance: Instance, answer: Spawned | Connected, connection: socket.socket) -> None:
-        if not self._streams.has_room(instance.id):
+        if len(self._streams.of(instance.id)) >= MAX_INSTANCE_STREAMS or len(self._streams) >= MAX_STREAMS:
             raise NoSuchInstance("the instance has too many connections", hint="close one first")
         packet = encode_packet(Attach(encode_frame(answer), may_load=isinstance(answer, Spawned)))
         connection.setblocking(True)
@@ -209,6 +215,13 @@ class Instances:
             connection.setblocking(False)
             raise NoSuchInstance("the instance takes no connections", hint="try again, or spawn another") from None
         self._streams.add(instance.id, connection)
+
+    def _let_go_of_closed(self) -> None:
+        """Let go of the streams that their clients have ended. The instance may still hold them; they end with it,
+        since nobody else does."""
+        for _, stream in self._streams.ended():
+            self._streams.remove(stream)
+            let_go(stream)
 
     def _find(self, name: bytes) -> Instance:
         found = self._running.get(name)
@@ -230,7 +243,7 @@ class Instances:
     def _add(self, instance: Instance) -> None:
         if self._tombstone(instance.id):  # it ended while its start was on the way here
             instance.control.close()
-            self._streams.cut(instance.id)
+            self._streams.end_all(instance.id)
             return
         self._running[instance.id] = instance
         self._group.create_task(self._follow(instance))
@@ -257,7 +270,7 @@ class Instances:
             del self._tombstones[next(iter(self._tombstones))]
         instance = self._running.pop(tombstone.instance, None)
         if instance is not None:
-            self._streams.cut(instance.id)
+            self._streams.end_all(instance.id)
             instance.ended.set()
 
 

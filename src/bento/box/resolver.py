@@ -26,7 +26,7 @@ class Resolver:
     def __init__(self, max_threads: int = _MAX_THREADS) -> None:
         self._room = asyncio.Semaphore(max_threads)
 
-    async def resolve(self, host: str, port: int, own: asyncio.Semaphore) -> list[str]:
+    async def resolve(self, host: str, own: asyncio.Semaphore) -> list[str]:
         """The addresses of a host, each once; a literal address is its own. Waits for a place: set a limit.
 
         Args:
@@ -43,9 +43,9 @@ class Resolver:
         except BaseException:
             own.release()
             raise
-        return await self._look_up(host, port, own)
+        return await self._look_up(host, own)
 
-    def _look_up(self, host: str, port: int, own: asyncio.Semaphore) -> "asyncio.Future[list[str]]":
+    def _look_up(self, host: str, own: asyncio.Semaphore) -> "asyncio.Future[list[str]]":
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[str]] = loop.create_future()
 
@@ -60,7 +60,7 @@ class Resolver:
                 future.set_result(found)
 
         def run() -> None:
-            found = _look_up(host, port)
+            found = _look_up(host)
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
                 loop.call_soon_threadsafe(partial(deliver, found))
 
@@ -71,9 +71,9 @@ class Resolver:
         return future
 
 
-def _look_up(host: str, port: int) -> list[str] | OSError:
+def _look_up(host: str) -> list[str] | OSError:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         return error
     except Exception:  # noqa: BLE001 - UnicodeError for an empty label or one over 63 letters, ValueError for a zero byte

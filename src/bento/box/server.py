@@ -11,8 +11,10 @@ import socket
 from pathlib import Path
 
 from bento import __version__
-from bento.box.egress import Allowed, serve_dials
+from bento.box.dialled import Dialled
+from bento.box.egress import Egress, serve_requests
 from bento.box.instances import Instance, Instances
+from bento.box.reach import Reach
 from bento.box.relay import FactsReader
 from bento.box.resolver import Resolver
 from bento.box.settings import Settings
@@ -70,6 +72,7 @@ class Server:
         self._link = link
         self._facts = facts
         self._resolver = Resolver()
+        self._dialled = Dialled()
         self._instances = Instances(settings.policy, self._serve_instance)
         self._open = 0
 
@@ -79,7 +82,8 @@ class Server:
         _LOG.info("ready on %s:%d, limits by %s", self._settings.address, self._settings.port, self._link.tier)
         async with asyncio.TaskGroup() as group:
             self._packages = group.create_task(asyncio.to_thread(packages))  # what it began with, whatever comes after
-            tasks = [group.create_task(self._accept(group)), group.create_task(self._facts.run())]
+            beside = (self._accept(group), self._facts.run(), self._dialled.run())
+            tasks = [group.create_task(one) for one in beside]
             try:
                 await self._follow_reaper(group)
             finally:
@@ -181,8 +185,13 @@ class Server:
         )
 
     async def _serve_instance(self, instance: Instance) -> None:
-        allowed = Allowed(instance.record.grant, self._settings.policy, lambda: self._facts.current, self._resolver)
-        await serve_dials(instance.control, allowed)
+        """Until it ends: then its connections end with it."""
+        grant = instance.record.grant
+        reach = Reach(grant, self._settings.policy, lambda: self._facts.current)
+        with self._dialled.account(instance.id, grant.egress_bytes) as account:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(account.watch())
+                await serve_requests(instance.control, Egress(reach, account, self._resolver))
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -14,12 +14,12 @@ import socket
 from pathlib import Path
 
 from bento.box.accounts import become, find_user, make_folders
-from bento.box.instances import limits_of
+from bento.box.dialled import MAX_DIALLED, MAX_INSTANCE_DIALLED
+from bento.box.instances import MAX_INSTANCE_STREAMS, MAX_STREAMS, limits_of
 from bento.box.onion import start_onion_proxy
 from bento.box.relay import FactsReader, start_watcher
 from bento.box.server import MAX_CONVERSATIONS, Server, bind
 from bento.box.settings import Settings
-from bento.box.streams import MAX_INSTANCE_STREAMS, MAX_STREAMS
 from bento.errors import BentoError, ConfigError
 from bento.manifest import Manifest
 from bento.policy import Grant, decide
@@ -75,10 +75,12 @@ def find_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def descriptors_needed(settings: Settings) -> int:
-    """How many files the server may have open at once: conversations, streams, instances and what these dial."""
+    """How many files the server may have open at once: conversations, streams, instances, what these have
+    dialled and what they are dialling."""
     instances = settings.policy.instances
     streams = min(MAX_STREAMS, instances * MAX_INSTANCE_STREAMS)
-    return MAX_CONVERSATIONS + streams + instances + min(_DIALS, instances * MAX_REQUESTS) + _SPARE_DESCRIPTORS
+    dialled = min(MAX_DIALLED, instances * MAX_INSTANCE_DIALLED) + min(_DIALS, instances * MAX_REQUESTS)
+    return MAX_CONVERSATIONS + streams + instances + dialled + _SPARE_DESCRIPTORS
 
 
 def allow_descriptors(needed: int) -> None:

@@ -148,6 +148,12 @@ def close_from(lowest: int) -> None:
     _call("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, 0)
 
 
+def disconnect(descriptor: int) -> None:
+    """Break a TCP connection for everyone who holds it: the peer gets a reset, whoever reads or writes it an error."""
+    address = bytes(16)  # a sockaddr of AF_UNSPEC
+    _checked("connect", _libc.connect(descriptor, address, len(address)))
+
+
 def prctl(option: int, argument: int, second: int = 0) -> None:
     zero = ctypes.c_ulong(0)
     _checked("prctl", _libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(second), zero, zero))

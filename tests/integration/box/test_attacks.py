@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bento.box.streams import MAX_INSTANCE_STREAMS
+from bento.box.instances import MAX_INSTANCE_STREAMS
 from bento.config import MAX_OUTER_BYTES
 from bento.errors import NoSuchInstance
 from bento.errors import Refused as RefusedError
