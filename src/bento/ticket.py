@@ -65,7 +65,7 @@ def parse_ticket(text: str) -> FunctionTicket:
         raise TicketError("the ticket is mistyped: its checksum does not fit", hint="copy it again, whole")
     if body[0] != _VERSION:
         raise TicketError(f"the ticket is of version {body[0]}, this is {_VERSION}", hint="use a newer Bento")
-    if body[1:2] != bytes([_FUNCTION]):
+    if body[1] != _FUNCTION:
         raise TicketError("the ticket is for something else than a function", hint="use the command it was made for")
     _verify_length(line)
     end = 2 + _FINGERPRINT_BYTES
@@ -83,21 +83,20 @@ def _verify_shape(line: str) -> None:
     if strange:
         raise TicketError(
             f"the ticket is mistyped: character {strange[0] + 1} is none of a ticket's",
-            hint="behind its first words a ticket has the letters A to Z and the digits 2 to 7",
+            hint=f"behind {PREFIX} a ticket has the letters A to Z and the digits 2 to 7",
         )
 
 
 def _decode(line: str) -> bytes:
-    """The bytes of a line of a ticket's shape; where its length can be no ticket's, TicketError says so."""
+    """The bytes of a line of a ticket's shape; TicketError if no ticket of any kind ends like this."""
     text = line.removeprefix(PREFIX)
     try:
         data = base64.b32decode(text + "=" * (-len(text) % 8))
     except ValueError:
         data = b""
-    if len(data) <= _CHECKSUM_BYTES + 1:
+    # Each ticket has one form: bits of the last character that carry nothing are 0.
+    if len(data) < 2 + _CHECKSUM_BYTES or base64.b32encode(data).decode().rstrip("=") != text:
         _verify_length(line)
-    if base64.b32encode(data).decode().rstrip("=") != text:
-        raise TicketError("the ticket is mistyped: it ends on a character that can't be its last", hint="copy it again")
     return data
 
 
