@@ -150,6 +150,7 @@ def test_a_manifest_that_asks_too_much_is_refused_by_every_rule(user: User, tmp_
     assert not verdict["admitted"]
     assert {"memory_bytes", "cpu_s", "wall_s"} <= {refusal["rule"] for refusal in verdict["refusals"]}
     assert all(refusal.keys() == {"rule", "asked", "limit", "hint"} for refusal in verdict["refusals"])
+    assert {"name", "version", "digest"} == verdict["packages"]["python"][0].keys()
 
 
 def test_check_spawns_nothing_and_says_who_admits(user: User, tmp_path: Path) -> None:

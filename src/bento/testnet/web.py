@@ -22,6 +22,8 @@ from bento.testnet.layout import WEB_ADDRESSES
 
 DEMO_NAME: Final = "demo.test"
 DEMO_FOLDER: Final = Path(__file__).with_name("site")
+WRONG_NAME: Final = "wrong.test"
+"""Answers with the certificate of DEMO_NAME, so that one can see what refuses it."""
 
 _NAME: Final = re.compile(r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+test")
 _MAX_HEAD_BYTES: Final = 64 * 1024
@@ -162,7 +164,7 @@ def _content_type(file: Path) -> str:
 
 
 def _tls(authority: trustme.CA) -> ssl.SSLContext:
-    """A context that answers for every name in `.test` with a certificate of that name."""
+    """A context that answers for every name in `.test` with a certificate of that name; but for WRONG_NAME."""
     contexts: dict[str, ssl.SSLContext] = {}
 
     def context_for(name: str) -> ssl.SSLContext:
@@ -174,7 +176,8 @@ def _tls(authority: trustme.CA) -> ssl.SSLContext:
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> int | None:
         if name is None or not _NAME.fullmatch(name.lower()):
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-        connection.context = context_for(name.lower())
+        if name.lower() != WRONG_NAME:
+            connection.context = context_for(name.lower())
         return None
 
     first = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
