@@ -51,7 +51,7 @@ def may_import(importer: str, imported: str) -> bool:
     if importer == GUEST:
         return FLOORS.get(imported) in PURE_FLOORS or imported == "storage"
     if importer == FUNCTIONS:
-        return imported in {GUEST, "client", ROOF}
+        return imported in {GUEST, "client", ROOF} or FLOORS.get(imported) in PURE_FLOORS
     if importer == ENTRANCE:
         return imported == "cli"
     if importer == ROOF:

@@ -77,12 +77,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bento.cli import box, deployed, net, users
+    from bento.cli import box, browse, deployed, net, users
 
     parser = _Parser(prog="bento", description="Run functions at Tor relays.")
     parser.add_argument("--version", action="version", version=f"bento {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in (users, deployed, net, box):
+    for module in (users, deployed, browse, net, box):
         module.add_parser(subparsers)
     return parser
 

@@ -1,0 +1,173 @@
+"""The client's half: spawn the browser at a box for one visit, judge what comes, and make one file of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from bento.client import Client, Invocation
+from bento.client.agent_messages import Hop
+from bento.errors import FunctionRaised, LimitReached, ProtocolError, Refused, UsageError
+from bento.functions.browser.bundle import browser_source
+from bento.functions.browser.css import MAX_URL_CHARS
+from bento.functions.browser.packet import (
+    HEADER,
+    Failure,
+    Fetched,
+    Problem,
+    padded_size,
+    read_header,
+    unpack,
+)
+from bento.functions.browser.padding import DEFAULT_PAD, parse_pad
+from bento.functions.browser.rebuild import rebuild
+
+Report = Callable[[int, int], None]
+"""Is told how many bytes have come, of how many."""
+
+_URL_HINT: Final = "write it out, such as https://example.org/"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as it was found: one file that needs nothing else.
+
+    `url` is where it was found, after redirects; `status` what its server answered. `content` is HTML in UTF-8, or
+    for what is neither page, text nor picture the document itself; `media_type` says which. `failures` are what the
+    page names and is not in it.
+    """
+
+    url: str
+    status: int
+    media_type: str
+    content: bytes
+    resources: int
+    failures: tuple[Failure, ...]
+    sent_bytes: int
+    seconds: float
+    path: tuple[Hop, ...]
+
+
+@dataclass(frozen=True)
+class Denial:
+    """A rule of the box, or of its relay, that a visit broke."""
+
+    text: str
+
+
+async def browse(
+    client: Client,
+    url: str,
+    *,
+    box: str | None = None,
+    pad: str = DEFAULT_PAD,
+    scripts: bool = False,
+    partial: bool = False,
+    report: Report = lambda received, expected: None,
+) -> Page:
+    """Load a page at a box, with what it names, and rebuild it as one file that makes no request.
+
+    HTTPS ends at the box: its operator can read and alter the page.
+
+    Args:
+        box: the fingerprint of the only box to ask, as for `Client.spawn`.
+        pad: how the page's size is hidden: `none`, a size (multiples of it), or `buckets:SIZE,SIZE,...`.
+        scripts: keep the page's scripts.
+        partial: take a page that was cut short as far as it came.
+    Raises: UsageError for what is no http(s) URL; Refused where the policy denies the page; FunctionRaised with the
+        reason it could not be had; LimitReached; ProtocolError where the box sent no page; Unreachable.
+    """
+    egress = destinations(url)
+    buckets = parse_pad(pad)
+    started_s = time.monotonic()
+    async with client.spawn(browser_source(egress), box=box) as function:
+        async with function.invoke("browse", url, list(buckets), scripts, partial, has_input=False) as invocation:
+            data = await _receive(invocation, buckets, report)
+        path = function.path
+    fetched = _judge(data)
+    if fetched.problem:
+        raise _error(url, fetched.problem)
+    media_type, content, dropped = rebuild(fetched, scripts=scripts)
+    return Page(
+        url=fetched.parts[0].base,
+        status=fetched.status,
+        media_type=media_type,
+        content=content,
+        resources=len(fetched.parts) - 1,
+        failures=(*fetched.failures, *dropped),
+        sent_bytes=len(data),
+        seconds=time.monotonic() - started_s,
+        path=path,
+    )
+
+
+def destinations(url: str) -> tuple[str, ...]:
+    """Where a visit may connect to: the URL's own port, and the web's.
+
+    >>> destinations("http://example.org:8080/")
+    ('example.org:8080', '*:80', '*:443')
+
+    Raises: UsageError if it is no http(s) URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = httpx.URL(url).raw_host.decode("ascii"), parts.port
+    except (ValueError, httpx.InvalidURL) as error:
+        raise UsageError(f"not a URL: {url!r}: {error}", hint=_URL_HINT) from None
+    if parts.scheme.lower() not in ("http", "https"):
+        what = f"{parts.scheme}: can't be browsed" if "://" in url else "it has no http:// or https:// before it"
+        raise UsageError(f"not an http(s) URL: {url!r}: {what}", hint=_URL_HINT)
+    if not host or len(url) > MAX_URL_CHARS or not url.isprintable():
+        raise UsageError(f"not an http(s) URL of at most {MAX_URL_CHARS} characters: {url[:200]!r}", hint=_URL_HINT)
+    if port in (None, 80, 443):
+        return ("*:80", "*:443")
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "*:80", "*:443")
+
+
+async def _receive(invocation: Invocation, buckets: tuple[int, ...], report: Report) -> bytes:
+    """The padded object, and not a byte more. Raises: ProtocolError if what comes is none."""
+    data = bytearray()
+    expected = 0
+    async for chunk in invocation:
+        data += chunk
+        if not expected and len(data) >= HEADER.size:
+            try:
+                expected = padded_size(read_header(bytes(data[: HEADER.size])), buckets)
+            except ValueError as error:
+                raise _no_page(error) from None
+        if expected and len(data) > expected:
+            raise _no_page(f"more than the {expected} bytes that it claims")
+        report(len(data), expected)
+    if not expected or len(data) < expected:
+        raise _no_page(f"it ends after {len(data)} of {expected or 'unknown'} bytes")
+    return bytes(data)
+
+
+def _judge(data: bytes) -> Fetched:
+    try:
+        fetched = unpack(data)
+    except ValueError as error:
+        raise _no_page(error) from None
+    if not fetched.parts and not fetched.problem:
+        raise _no_page("there is nothing in it")
+    return fetched
+
+
+def _no_page(reason: object) -> ProtocolError:
+    return ProtocolError(f"what the box sent is no page: {reason}", hint="try another box with --box")
+
+
+def _error(url: str, problem: Problem) -> FunctionRaised | LimitReached | Refused:
+    """What a problem at the box is to the caller. The box's words are a stranger's: nothing of them moves a cursor."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in problem.message)
+    type_name = problem.type if problem.type.isidentifier() else "Error"
+    if problem.kind == "denied":
+        return Refused([Denial(f"{url}: {text}")], hint="pick a box whose relay exits there, with --box")
+    if problem.kind == "limit":
+        return LimitReached("page_bytes", f"{url}: {text}", hint="--partial keeps what came")
+    error = FunctionRaised(type_name, f"{url}: {text}")
+    error.hint = "--partial keeps what came" if problem.kind == "cut" else ""
+    return error

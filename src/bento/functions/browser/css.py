@@ -1,0 +1,122 @@
+"""What a style sheet names: found at the box, replaced at the client, by one and the same reader."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+_SPACE = r"[ \t\n\r\f]"
+_ESCAPE = r"\\(?:[0-9a-fA-F]{1,6}[ \t\n\r\f]?|[^0-9a-fA-F\n\r\f])"
+# Atomic: an escape's digits could be read as a name's, too, and a page could make that take for ever.
+_NAME = rf"(?>(?:--|-?(?:[a-zA-Z_\x80-\U0010ffff]|{_ESCAPE}))(?:[\w\x80-\U0010ffff-]|{_ESCAPE})*)"
+
+_STRING = r""""(?:[^"\\\n\r\f]|\\(?:\r\n|[\s\S]))*"?|'(?:[^'\\\n\r\f]|\\(?:\r\n|[\s\S]))*'?"""
+
+_CSS_TOKEN: Final = re.compile(
+    rf"(?P<comment>/\*[\s\S]*?(?:\*/|\Z))|(?P<string>{_STRING})"
+    rf"|@(?P<at>{_NAME})|(?P<call>{_NAME})\(|{_NAME}|(?P<end>[;{{}}])"
+)
+"""A style sheet's tokens as far as they matter here, as CSS Syntax Module Level 3 cuts them."""
+
+_CSS_URL: Final = re.compile(
+    rf"""{_SPACE}*(?P<url>{_STRING}|(?>(?:[^"'()\\ \t\n\r\f]|{_ESCAPE})*)){_SPACE}*(?:\)|\Z)"""
+)
+_CSS_ESCAPE: Final = re.compile(r"\\(?:([0-9a-fA-F]{1,6})[ \t\n\r\f]?|\r\n|([\s\S]))")
+_OLD_FONT: Final = re.compile(r"\.(?:eot|svg)(?:$|[?#])", re.IGNORECASE)
+
+_AT_RULES: Final = {"import": "style", "font-face": "font", "namespace": "", "document": "", "-moz-document": ""}
+"""What is named behind these; "" for a name of which nothing is fetched."""
+
+NOTHING: Final = "data:,"
+"""Where a style sheet must name something."""
+
+Replace = Callable[[str, str], str | None]
+"""From an absolute URL and its kind (style, script, image, font, icon, frame, media) to what stands in its place;
+None for nothing."""
+
+MAX_URL_CHARS: Final = 8192
+"""What servers take; longer ones are data in disguise."""
+
+
+def put(reference: str, base: str, kind: str, replace: Replace) -> str | None:
+    """What stands for a reference: data and fragments as they are."""
+    text = reference.strip()
+    if text.startswith("#") or text[:5].lower() == "data:":
+        return text
+    url = resolve(base, text)
+    return replace(url, kind) if url else None
+
+
+def resolve(base: str, reference: str) -> str | None:
+    """The absolute http(s) URL of a reference, without its fragment; None if it is none.
+
+    >>> resolve("http://a.test/b/c", "//d.test/e#f"), resolve("http://a.test/b/c", "javascript:x")
+    ('http://d.test/e', None)
+    """
+    text = re.sub(r"[\t\r\n]", "", reference).strip()
+    text = re.sub(r"^[^?#]*", lambda path: path[0].replace("\\", "/"), text)  # as browsers read them
+    try:
+        url = urldefrag(urljoin(base, text)).url
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        return None
+    return url if text and is_one and len(url) <= MAX_URL_CHARS else None
+
+
+def rewrite_css(text: str, base: str, replace: Replace) -> str:
+    """A style sheet with each of its references replaced.
+
+    >>> rewrite_css("a{background:URL(b.png)}", "http://a.test/c/d.css", lambda url, kind: f"{kind}:{url}")
+    'a{background:url("image:http://a.test/c/b.png")}'
+    """
+    written: list[str] = []
+    at, start, expected = 0, 0, "image"
+    has_font = False
+    while token := _CSS_TOKEN.search(text, at):
+        at = token.end()
+        reference: str | None = None
+        if token["at"]:
+            name = unescape_css(token["at"]).lower()
+            expected, has_font = _AT_RULES.get(name, "image"), False
+        elif token["end"] and (token["end"] == "}" or expected in ("style", "")):
+            expected = "image"
+        elif token["string"] and expected == "style":
+            reference = token["string"]
+        elif token["call"] and unescape_css(token["call"]).lower() == "url" and (found := _CSS_URL.match(text, at)):
+            reference, at = found["url"], found.end()
+        if reference is None or not expected:
+            continue
+        reference = unescape_css(reference)
+        if expected == "font" and (has_font or _OLD_FONT.search(reference)):
+            stand_in: str | None = None  # browsers fetch one format: the first that they know
+        else:
+            stand_in = put(reference, base, expected, replace)
+            has_font = expected == "font"
+        written += [text[start : token.start()], f'url("{escape_css(stand_in or NOTHING)}")']
+        start = at
+        expected = "image" if expected == "style" else expected
+    return "".join([*written, text[start:]])
+
+
+def unescape_css(text: str) -> str:
+    """A name, or a string with its quotes, as CSS means it."""
+    if text[:1] in ("'", '"'):
+        text = text[1:-1] if len(text) > 1 and text[-1] == text[0] else text[1:]
+    return _CSS_ESCAPE.sub(_escaped, text) if "\\" in text else text
+
+
+def _escaped(found: "re.Match[str]") -> str:
+    if not found[1]:
+        return "" if (found[2] or "\n") in "\r\n\f" else found[2]
+    number = int(found[1], 16)
+    return chr(number) if 0 < number < 0x110000 and not 0xD800 <= number < 0xE000 else "\ufffd"
+
+
+def escape_css(text: str) -> str:
+    """Text for within the quotes of a style sheet's string.
+
+    >>> escape_css('a"b')
+    'a\\\\22 b'
+    """
+    return re.sub(r'["\\\x00-\x1f<>]', lambda found: f"\\{ord(found[0]):x} ", text)
