@@ -50,10 +50,10 @@ _SOCK_TYPE_MASK = 0xF
 
 _IS, _HAS = 4, 7  # libseccomp's SCMP_CMP_EQ and SCMP_CMP_MASKED_EQ
 
-# No buffer sizes (the box counts them in the grant), no device, mark or peer's pidfd.
+# No buffer sizes (the box counts them in the grant), no device, mark or peer's pidfd; no lingering, which the box's own
+# close of its duplicate would have to wait for.
 _SET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-    (socket.SOL_SOCKET, socket.SO_LINGER),
     (socket.SOL_SOCKET, socket.SO_REUSEADDR),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
