@@ -43,10 +43,7 @@ def guarded(run: Callable[[], int]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BentoError as error:
-        _print_error(error.message, error.hint)
-        if isinstance(error, Refused) and len(error.refusals) > 1:
-            _print_rules(error)
-        return error.exit_status
+        return tell(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -56,6 +53,14 @@ def guarded(run: Callable[[], int]) -> int:
         _print_error(f"internal: {type(error).__name__}: {error}", "this is a fault of Bento; please report it")
         return INTERNAL
     return status
+
+
+def tell(error: BentoError) -> int:
+    """Print what went wrong, and every broken rule; returns its exit status."""
+    _print_error(error.message, error.hint)
+    if isinstance(error, Refused) and len(error.refusals) > 1:
+        _print_rules(error)
+    return error.exit_status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,12 +82,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bento.cli import box, browse, deployed, net, users
+    from bento.cli import box, browse, deployed, net, sessions, users
 
     parser = _Parser(prog="bento", description="Run functions at Tor relays.")
     parser.add_argument("--version", action="version", version=f"bento {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in (users, deployed, browse, net, box):
+    for module in (users, deployed, sessions, browse, net, box):
         module.add_parser(subparsers)
     return parser
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bento.cli import progress
 from bento.cli.running import talk, until_done
+from bento.cli.sessions import detach
 from bento.cli.users import parse_argument, parse_seconds
 from bento.client import Client, Deployed
 from bento.client.conversation import ending
@@ -44,6 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for parser in (invoke, inspect, renew, stop, share):
         parser.add_argument("name", metavar="NAME")
     invoke.add_argument("words", nargs="+", metavar="ENTRY ARG", help="the function to call, and arguments as for run")
+    invoke.add_argument("--detach", action="store_true", help="leave it running, and print an id for `bento attach`")
     for parser in (deploy, renew):
         parser.add_argument("--lease", type=parse_seconds, metavar="S", help="seconds until it ends, unless renewed")
     for parser in (deploy, ls, inspect):
@@ -73,7 +75,7 @@ def _invoke(args: argparse.Namespace) -> int:
         async with client.function(args.name) as instance:
             await talk(instance, entry, arguments)
 
-    return until_done(work())
+    return until_done(detach(client, args.name, entry, arguments) if args.detach else work())
 
 
 def _ls(args: argparse.Namespace) -> int:

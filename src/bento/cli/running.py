@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from bento.cli import progress
 from bento.client import Client, Function, Instance, Invocation
+from bento.client.sessions import Attachment
 from bento.client.source import Source, read_source
 from bento.client.tasks import alongside
 from bento.errors import UsageError
@@ -72,12 +73,13 @@ async def talk(instance: Instance, entry: str, args: list[Any]) -> None:
     async with instance.invoke(entry, *args, has_input=has_input) as invocation:
         if has_input:
             async with alongside(_feed(invocation)):
-                await _show(invocation)
+                await show(invocation)
         else:
-            await _show(invocation)
+            await show(invocation)
 
 
-async def _show(invocation: Invocation) -> None:
+async def show(invocation: Invocation | Attachment) -> None:
+    """Print the output as it comes, then the returned value. Raises: what the function did; BrokenPipeError."""
     progress.clear()
     async for chunk in invocation:
         await _write(chunk)
@@ -107,6 +109,17 @@ async def _feed(invocation: Invocation) -> None:
     async for data in _read_stdin():
         await invocation.send(data)
     await invocation.end_input()
+
+
+async def read_input(most_bytes: int) -> bytes:
+    """All of stdin, unless that is a terminal; of more than `most_bytes`, some more than that."""
+    data = bytearray()
+    if not os.isatty(_STDIN):
+        async for piece in _read_stdin():
+            data += piece
+            if len(data) > most_bytes:
+                break
+    return bytes(data)
 
 
 async def _read_stdin() -> AsyncIterator[bytes]:

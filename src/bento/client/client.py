@@ -19,6 +19,7 @@ from bento.client.instance import Instance
 from bento.client.link import Link, Report
 from bento.client.profile import Profile
 from bento.client.records import Deployed, Records, verify_name
+from bento.client.sessions import Sessions
 from bento.client.source import Source, read_source
 from bento.errors import BentoError, BoxUnreachable, ConfigError, NetworkDown, NoSuchInstance, Unreachable, UsageError
 from bento.protocol.messages import Describe, Description
@@ -203,6 +204,10 @@ class Client:
                 raise
             await self._records.remove(record)
             return "its lease is over, and its box can't be asked"
+
+    def sessions(self, name: str) -> Sessions:
+        """What is remembered of calls of this function that outlive a command; see `bento.client.sessions`."""
+        return Sessions(self._profile.functions / self._records.read(name).name / "sessions")
 
     def share(self, name: str) -> str:
         """A ticket: one line of text, with which another user can `accept` the function and invoke it."""

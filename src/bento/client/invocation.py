@@ -87,6 +87,11 @@ class Invocation:
         """The offset behind the last piece of output that was given."""
         return self._position
 
+    @property
+    def is_over(self) -> bool:
+        """Whether how it ended has been told to the caller."""
+        return self._end is not None
+
     async def arrive(self) -> None:
         """Wait until the loader has the call, and all its input, which must have ended.
 
