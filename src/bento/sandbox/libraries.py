@@ -71,27 +71,34 @@ def path_in_image(part: Path) -> str:
 def packages() -> tuple[Package, ...]:
     """Each library of the image "python", and Bento's own part of it, by name. Reads 50 MB: 0.1 s.
 
-    Raises: SandboxUnavailable if one is not installed.
+    Raises: SandboxUnavailable if one is not installed, or can't be read.
     """
     own = {path_in_image(part): part for part in bento_parts()}
     found = [Package("bento-tor", __version__, digest_files(own))]
     for name, module in MODULES.items():
-        found.append(Package(name, _version(name), digest_files(_files(find_module(module)))))
+        found.append(Package(name, _version(name), digest_files(module_files(find_module(module)))))
     return tuple(sorted(found, key=lambda package: package.name))
 
 
 def digest_files(files: Mapping[str, Path]) -> bytes:
-    """SHA-256 over files, by their paths within the image. Source: PROTOCOL.md, section 4."""
+    """SHA-256 over files, by their paths within the image. Source: PROTOCOL.md, section 4.
+
+    Raises: SandboxUnavailable if one can't be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(files, key=str.encode):
-        content = files[path].read_bytes()
+        try:
+            content = files[path].read_bytes()
+        except OSError as error:
+            raise SandboxUnavailable(f"can't read {files[path]}: {error.strerror}") from None
         for piece in (path.encode(), content):
             digest.update(len(piece).to_bytes(8, "big"))
             digest.update(piece)
     return digest.digest()
 
 
-def _files(module: Path) -> dict[str, Path]:
+def module_files(module: Path) -> dict[str, Path]:
+    """What functions see of a module, by its path from the folder that holds all libraries."""
     found = [path for path in module.rglob("*") if path.is_file()] if module.is_dir() else [module]
     relative = {path.relative_to(module.parent).as_posix(): path for path in found}
     return {name: path for name, path in relative.items() if "__pycache__" not in PurePosixPath(name).parts}
