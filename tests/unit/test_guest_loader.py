@@ -11,7 +11,6 @@ import pytest
 from bento.config import MAX_INNER_BYTES
 from bento.errors import SourceError
 from bento.guest import loader as loader_module
-from bento.guest.broker import Broker, wait
 from bento.guest.loader import MAX_SESSIONS, Loader
 from bento.protocol.broker import Begin, encode_packet
 from bento.protocol.framing import FrameReader, decode_inner_reply, encode_frame
@@ -118,11 +117,3 @@ def test_the_names_of_a_thousand_entries_still_fit_an_answer(loader: Loader) -> 
     assert isinstance(last, Refused)
     assert last.code == SourceError.code
     assert "no entry 'f'" in last.message
-
-
-def test_a_dial_fails_at_once_where_the_box_reads_no_more() -> None:
-    box, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with box, ours:
-        box.shutdown(socket.SHUT_RD)
-        with pytest.raises(ConnectionError, match=r"can't dial x\.test:80"):
-            wait(Broker(ours).dial("x.test", 80))
