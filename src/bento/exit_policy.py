@@ -73,6 +73,8 @@ def why_not_dialled(
     if not is_public(found):
         return f"{named} is not a public address"
     place = f"{named}:{ports[0].start}" if len(ports) == 1 and len(ports[0]) == 1 else named
+    if _are_listeners(facts, str(found), ports):
+        return f"{place} is a Tor relay"
     try:
         open_to_relay = _overlaps(ports, open_ports(facts.policy, str(found)))
     except ValueError:
@@ -82,9 +84,13 @@ def why_not_dialled(
     open_to_both = _overlaps(open_to_relay, open_ports(box_rules, str(found)))
     if not open_to_both:
         return f"the box's policy rejects {place}"
-    if all((str(found), port) in facts.listeners for part in open_to_both for port in part):
+    if _are_listeners(facts, str(found), open_to_both):
         return f"{place} is a Tor relay"
     return None
+
+
+def _are_listeners(facts: RelayFacts, address: str, ports: Iterable[range]) -> bool:
+    return all((address, port) in facts.listeners for part in ports for port in part)
 
 
 def one_port(port: int) -> range:
