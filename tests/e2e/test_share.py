@@ -22,6 +22,8 @@ from bento.protocol.messages import Ended, Renew, Renewed, Shutdown, State, Stat
 from bento.testnet import Network
 from tests.users import FUNCTION, User, ask_box, wait_until
 
+SLOW = b"import time\ntime.sleep(60)\ndef f(): pass\n"
+
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 
 
@@ -62,6 +64,12 @@ def share(user: User, friend: User, name: str) -> bytes:
     assert (shared.returncode, shared.stderr) == (0, b"")
     assert friend.run("accept", "--name", name, stdin=shared.stdout).returncode == 0
     return shared.stdout
+
+
+def assert_gone(user: User, record: Deployed) -> None:
+    box = next(box for box in asyncio.run(user.client().boxes()) if box.fingerprint == record.box)
+    with contextlib.suppress(NoSuchInstance):  # the Spawn may never have arrived
+        assert not asyncio.run(ask_box(user, box, Status(record.invocation_token.route), State)).running
 
 
 def test_one_deploys_and_shares_the_other_accepts_and_invokes_but_can_t_stop(
@@ -118,9 +126,8 @@ def test_the_tokens_of_a_ticket_end_and_renew_nothing_whatever_is_sent(
 def test_after_the_lease_both_get_a_clear_4_and_the_name_is_free_again(
     user: User, friend: User, file: str, name: str
 ) -> None:
-    deployed = deploy(user, name, file, "--lease", "8")
+    deployed = deploy(user, name, file, "--lease", "5")
     share(user, friend, name)
-    assert friend.run("invoke", name, "hello", "you").stdout == b'"hello you"\n'
     time.sleep(max(0.0, deployed["expires"] + 2 - time.time()))
     for someone in (user, friend):
         done = someone.run("invoke", name, "remember")
@@ -138,6 +145,9 @@ def test_renew_moves_the_end_and_inspect_tells_it(user: User, file: str, name: s
     found = json.loads(user.run("inspect", name, "--json").stdout)
     assert found["expires"] - deployed["expires"] > 500
     assert 540 < found["lease_s"] <= 600
+    refused = user.run("renew", name, "--lease", "99999999")
+    assert refused.returncode == 3
+    assert b"lease_s" in refused.stderr
     (box,) = (box for box in asyncio.run(user.client().boxes()) if box.fingerprint == found["box"])
     assert found["nickname"] == box.nickname
     assert (found["own"], found["running"], found["cause"]) == (True, True, None)
@@ -163,6 +173,7 @@ def test_a_limit_that_ended_it_is_told_by_inspect_invoke_and_stop(user: User, tm
         (b"def f(): pass\n1 / 0\n", [], 1, b"ZeroDivisionError"),
         (b"def f(:\n", [], 2, b"does not parse"),
         (FUNCTION, ["--lease", "99999999"], 3, b"lease_s"),
+        (FUNCTION, ["--lease", "9" * 12], 2, b"lease_s"),
         (b"# /// bento\n# cpu_s = 999_999\n# ///\n" + FUNCTION, [], 3, b"cpu_s"),
         (FUNCTION, ["--box", "F" * 40], 5, b"no box"),
     ],
@@ -179,20 +190,54 @@ def test_a_deployment_that_fails_leaves_no_record(
 
 
 def test_a_deployment_killed_while_its_source_runs_can_still_be_stopped(user: User, tmp_path: Path, name: str) -> None:
-    (tmp_path / "f.py").write_bytes(b"import time\ntime.sleep(60)\ndef f(): pass\n")
+    (tmp_path / "f.py").write_bytes(SLOW)
     process = user.bento("deploy", str(tmp_path / "f.py"), "--name", name)
     record = user.profile.functions / name / "function.json"
     wait_until(record.exists)
     found = Records(user.profile.functions).read(name)
-    box = next(box for box in asyncio.run(user.client().boxes()) if box.fingerprint == found.box)
     process.kill()
     process.communicate()
     (row,) = (row for row in json.loads(user.run("ls", "--json").stdout) if row["name"] == name)
     assert row["state"] == "starting"
     assert user.run("stop", name).returncode == 0
     assert not record.exists()
-    with contextlib.suppress(NoSuchInstance):  # the Spawn may never have arrived
-        assert not asyncio.run(ask_box(user, box, Status(found.invocation_token.route), State)).running
+    assert_gone(user, found)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_deployment_leaves_neither_instance_nor_record(
+    user: User, tmp_path: Path, name: str, number: int, status: int
+) -> None:
+    (tmp_path / "f.py").write_bytes(SLOW)
+    process = user.bento("deploy", str(tmp_path / "f.py"), "--name", name)
+    wait_until((user.profile.functions / name / "function.json").exists)
+    found = Records(user.profile.functions).read(name)
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == status
+    assert not (user.profile.functions / name).exists()
+    assert_gone(user, found)
+
+
+def test_what_is_stopped_while_it_starts_does_not_run(user: User, tmp_path: Path, name: str) -> None:
+    (tmp_path / "f.py").write_bytes(SLOW)
+    process = user.bento("deploy", str(tmp_path / "f.py"), "--name", name)
+    wait_until((user.profile.functions / name / "function.json").exists)
+    found = Records(user.profile.functions).read(name)
+    assert user.run("stop", name).returncode == 0
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, b"Traceback" in err) == (4, False)
+    assert_gone(user, found)
+
+
+def test_a_circuit_lost_while_the_source_runs_costs_no_deployment(user: User, tmp_path: Path, name: str) -> None:
+    (tmp_path / "f.py").write_bytes(b"import time\ntime.sleep(3)\n" + FUNCTION)
+    process = user.bento("deploy", str(tmp_path / "f.py"), "--name", name)
+    wait_until((user.profile.functions / name / "function.json").exists)
+    assert user.break_circuits_to(Records(user.profile.functions).read(name).box)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert user.run("invoke", name, "remember").stdout == b"1\n"
 
 
 def test_two_deployments_at_once_do_not_share_a_name(user: User, file: str, name: str) -> None:
@@ -305,3 +350,20 @@ def test_an_interrupted_invocation_leaves_the_function_running(user: User, stand
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert user.run("invoke", standing, "hello", "x").stdout == b'"hello x"\n'
+
+
+def test_a_call_outlives_the_lease_it_began_under_if_that_was_renewed(
+    user: User, file: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bento.client.instance._GRACE_S", -18)
+    deploy(user, name, file, "--lease", "20")
+
+    async def work() -> bytes:
+        output = b""
+        async with user.client().function(name) as instance, instance.invoke("ticks", 30, 0.2) as invocation:
+            await user.client().renew(name, 60)
+            async for chunk in invocation:
+                output += chunk
+        return output
+
+    assert asyncio.run(work()) == b"".join(b"%d\n" % number for number in range(30))

@@ -22,7 +22,7 @@ from bento.client.records import Deployed, Records, verify_name
 from bento.client.sessions import Sessions
 from bento.client.source import Source, read_source
 from bento.errors import BentoError, BoxUnreachable, ConfigError, NetworkDown, NoSuchInstance, Unreachable, UsageError
-from bento.protocol.messages import Describe, Description
+from bento.protocol.messages import MAX_LEASE_S, Describe, Description
 from bento.ticket import FunctionTicket, encode_ticket, parse_ticket
 from bento.tor.box_list import MAX_LIST_BYTES, BoxList, ListedBox, parse_box_list
 
@@ -98,13 +98,13 @@ class Client:
             timeout_s: seconds of wall time to ask for, if less than its manifest does; by default 300.
         Raises (at the block's start): SourceError, ManifestError, UsageError, Refused, Unreachable.
         """
-        _verify_positive(lease_s=lease_s, timeout_s=timeout_s)
+        _verify_seconds(lease_s=lease_s, timeout_s=timeout_s)
 
         async def prepare() -> Plan:
             checked = await asyncio.to_thread(read_source, source)
             asked_s = checked.manifest.wall_s
             wall_s = min(timeout_s or asked_s or DEFAULT_WALL_S, asked_s or timeout_s or DEFAULT_WALL_S)
-            return await self._plan(checked, box, wall_s, min(lease_s or wall_s, wall_s))
+            return await self._plan(checked, box, wall_s, min(lease_s or wall_s, wall_s, MAX_LEASE_S))
 
         return Function(prepare)
 
@@ -120,11 +120,11 @@ class Client:
         Raises: UsageError if the name is in use; as `spawn` and a first call do. Then nothing is left, here or there,
             but where the box can't be told: the name then stays, for `stop`.
         """
-        _verify_positive(lease_s=lease_s)
+        _verify_seconds(lease_s=lease_s)
         self._records.verify_free(name)
         checked = await asyncio.to_thread(read_source, source)
         wall_s = checked.manifest.wall_s
-        asked_s = min(lease_s or DEFAULT_LEASE_S, wall_s or 2**31)
+        asked_s = min(lease_s or DEFAULT_LEASE_S, wall_s or MAX_LEASE_S)
         record: Deployed | None = None
 
         async def note(chosen: ListedBox) -> None:
@@ -183,7 +183,7 @@ class Client:
 
     async def renew(self, name: str, lease_s: int | None = None) -> Deployed:
         """Let a function's lease end so many seconds from now; by default as many as it was deployed with."""
-        _verify_positive(lease_s=lease_s)
+        _verify_seconds(lease_s=lease_s)
         record = self._records.read(name)
         async with self.function(name) as instance:
             await instance.renew(lease_s or record.lease_s or DEFAULT_LEASE_S)
@@ -293,7 +293,7 @@ def _refreshed(record: Deployed, instance: Instance) -> Deployed:
     return dataclasses.replace(record, expires_s=expires_s, is_starting=False)
 
 
-def _verify_positive(**amounts: int | None) -> None:
+def _verify_seconds(**amounts: int | None) -> None:
     for name, value in amounts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}, the least is 1")
+        if value is not None and not 1 <= value <= MAX_LEASE_S:
+            raise UsageError(f"{name} is {value}, it may be 1 to {MAX_LEASE_S}", hint="boxes grant hours, or a day")

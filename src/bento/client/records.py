@@ -7,7 +7,6 @@ functions share a name.
 
 import contextlib
 import dataclasses
-import os
 import re
 import shutil
 import time
@@ -17,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from bento.client.files import sync_folder, write_whole
 from bento.client.lock import locked
 from bento.errors import BadToken, ConfigError, NoSuchInstance, UsageError
 from bento.tokens import InvocationToken, ShutdownToken
@@ -132,21 +132,27 @@ class Records:
             _write(fresh, record)
             self._move_away(record.name)
             fresh.rename(self._directory / record.name)
-            _sync(self._directory)
+            sync_folder(self._directory)
 
     async def replace(self, record: Deployed) -> None:
-        """Write a record anew. NoSuchInstance if the name's is gone, or another instance's by now."""
+        """Write a record anew. NoSuchInstance if it was removed meanwhile, and the name may be another's."""
         async with self._locked():
-            if self.read(record.name).invocation_token != record.invocation_token:
-                raise NoSuchInstance(f"{record.name!r} is another function by now")
+            if not self._is_there(record):
+                raise NoSuchInstance(f"{record.name!r} was stopped meanwhile", hint="deploy it again")
             _write(self._directory / record.name, record)
 
     async def remove(self, record: Deployed) -> None:
         """Forget a function and all that is in its folder; nothing happens if the name is another's by now."""
         async with self._locked():
-            with contextlib.suppress(NoSuchInstance):
-                if self.read(record.name).invocation_token == record.invocation_token:
-                    self._move_away(record.name)
+            if self._is_there(record):
+                self._move_away(record.name)
+
+    def _is_there(self, record: Deployed) -> bool:
+        """Whether the name is still this instance's."""
+        try:
+            return self.read(record.name).invocation_token == record.invocation_token
+        except NoSuchInstance:
+            return False
 
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
@@ -165,7 +171,7 @@ class Records:
         _remove(gone)
         with contextlib.suppress(FileNotFoundError):
             (self._directory / name).rename(gone)
-        _sync(self._directory)
+        sync_folder(self._directory)
         _remove(gone)
 
 
@@ -192,24 +198,7 @@ def _decode(path: Path, data: bytes) -> Deployed:
 
 
 def _write(folder: Path, record: Deployed) -> None:
-    """Write the record whole, or leave what was there."""
-    fresh = folder / f".{_FILE}"
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(_File(_VERSION, record)))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(folder / _FILE)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Let renames in it outlive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole(folder / _FILE, msgspec.json.encode(_File(_VERSION, record)))
 
 
 def _remove(folder: Path) -> None:

@@ -15,7 +15,9 @@ from bento.policy import Grant, Policy, Refusal
 
 Key = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 InvocationId = Annotated[bytes, Meta(min_length=INVOCATION_ID_BYTES, max_length=INVOCATION_ID_BYTES)]
-Lease = Annotated[int, Meta(ge=1, le=2**31)]
+MAX_LEASE_S = 2**31
+"""What fits everywhere; no box grants 68 years."""
+Lease = Annotated[int, Meta(ge=1, le=MAX_LEASE_S)]
 Offset = Annotated[int, Meta(ge=0, le=2**62)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 EntryName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
