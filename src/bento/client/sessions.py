@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from bento.client.files import write_whole
 from bento.client.instance import Instance
 from bento.client.invocation import Invocation
 from bento.client.lock import locked
@@ -135,12 +136,7 @@ class Sessions:
     def _write(self, session: Session) -> None:
         """Whole, or not at all, should this process be killed. Not synced to the disk with each piece: what a crash of
         the machine takes back here is an offset, and the loader has then forgotten what lies before the newer one."""
-        path = self._path(session.id)
-        fresh = path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(session))
-        fresh.rename(path)
+        write_whole(self._path(session.id), msgspec.json.encode(session), is_synced=False)
 
     def _path(self, name: str) -> Path:
         if not _ID.fullmatch(name):
