@@ -42,6 +42,7 @@ _FLAGS: Final = (
     "--headless --remote-debugging-pipe --user-data-dir=/dev/shm/profile --no-first-run --disable-extensions"
     " --disable-sync --disable-background-networking --disable-component-update --disable-default-apps"
     " --disable-gpu --disable-software-rasterizer --hide-scrollbars --mute-audio --force-color-profile=srgb"
+    f" --window-size={WIDTH_PX},{HEIGHT_PX}"
 ).split()
 
 # Inside: hands the recorder's listener out, then becomes Chromium with the same socket as both of its pipes.
@@ -123,34 +124,33 @@ class Chromium:
         self._log.close()
 
     def visit(
-        self, url: str, *, with_scripts: bool = True, ignores_csp: bool = False, blocked: Sequence[str] = ()
+        self, url: str, *, with_scripts: bool = True, blocked: Sequence[str] = (), once_more_unguarded: bool = False
     ) -> Visit:
-        """Load a page, wait for its fonts and what begins late, and look at it.
+        """Load a page, wait for its fonts and for what begins late, and look at it.
 
         Args:
             with_scripts: whether the page's own scripts run.
-            ignores_csp: whether the page's Content-Security-Policy forbids nothing.
             blocked: patterns of URLs that are not loaded, such as "*.css".
+            once_more_unguarded: then load it again, with its Content-Security-Policy out of force.
         """
         context = self._call("Target.createBrowserContext")["browserContextId"]
         target = self._call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         page = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        window = {"width": WIDTH_PX, "height": HEIGHT_PX, "deviceScaleFactor": 1, "mobile": False}
-        self._call("Emulation.setDeviceMetricsOverride", page, **window)
         self._call("Emulation.setScriptExecutionDisabled", page, value=not with_scripts)
-        self._call("Page.setBypassCSP", page, enabled=ignores_csp)
         self._call("Network.enable", page)
         self._call("Network.setBlockedURLs", page, urls=list(blocked))
         self._call("Page.enable", page)
         self._asked.clear()
         opened = self._call("Page.navigate", page, url=url)
         assert "errorText" not in opened, f"{url}: {opened['errorText']}"
-        self._wait_for("Page.loadEventFired", page)
-        self._call("Runtime.evaluate", page, expression="document.fonts.ready.then(() => 0)", awaitPromise=True)
-        time.sleep(_SETTLE_S)
-        seen = self._look(page)
+        self._wait_for_all(page)
+        image, height_px = self._look(page)
+        if once_more_unguarded:
+            self._call("Page.setBypassCSP", page, enabled=True)
+            self._call("Page.reload", page, ignoreCache=True)
+            self._wait_for_all(page)
         self._call("Target.disposeBrowserContext", browserContextId=context)
-        return seen
+        return Visit(image, height_px, tuple(self._asked))
 
     def recorded(self) -> list[str]:
         """The request lines that the recorder got since it was asked last; only where there is no network."""
@@ -158,12 +158,17 @@ class Chromium:
         seen, self._recorded = self._recorded, []
         return seen
 
-    def _look(self, page: str) -> Visit:
+    def _wait_for_all(self, page: str) -> None:
+        self._read_until(lambda heard: heard.get("method") == "Page.loadEventFired" and heard["sessionId"] == page)
+        self._call("Runtime.evaluate", page, expression="document.fonts.ready.then(() => 0)", awaitPromise=True)
+        time.sleep(_SETTLE_S)
+
+    def _look(self, page: str) -> tuple[Image.Image, int]:
         clip = {"x": 0, "y": 0, "width": WIDTH_PX, "height": HEIGHT_PX, "scale": 0.5}
         data = self._call("Page.captureScreenshot", page, format="png", optimizeForSpeed=True, clip=clip)["data"]
-        image = Image.open(io.BytesIO(base64.b64decode(data))).convert("L")
         size = self._call("Page.getLayoutMetrics", page)["cssContentSize"]
-        return Visit(image, int(size["height"]), tuple(self._asked))
+        assert size["width"] == WIDTH_PX, f"the window is {size['width']} px wide"
+        return Image.open(io.BytesIO(base64.b64decode(data))).convert("L"), int(size["height"])
 
     def _call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -175,9 +180,6 @@ class Chromium:
         assert "error" not in answer, f"{method}: {answer['error']}"
         result: dict[str, Any] = answer["result"]
         return result
-
-    def _wait_for(self, event: str, session: str) -> None:
-        self._read_until(lambda heard: heard.get("method") == event and heard.get("sessionId") == session)
 
     def _read_until(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The next message that is wanted; what comes before is of no interest."""
