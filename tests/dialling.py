@@ -76,16 +76,14 @@ class World:
         return Dialled(request.id), connected
 
     def serve(self, control: socket.socket) -> None:
-        """Answer each request in a thread of its own, until the instance ends."""
-        while True:
-            select.select([control], [], [])
-            with suppress(OSError):
+        """Answer each request in a thread of its own, until the instance ends or the test closes the socket."""
+        with suppress(OSError, ValueError):
+            while True:
+                select.select([control], [], [])
                 data = control.recv(65536)
                 if not data:
                     return
                 threading.Thread(target=self._reply, args=(control, decode_from_instance(data)), daemon=True).start()
-                continue
-            return
 
     def _reply(self, control: socket.socket, request: Resolve | Dial) -> None:
         answer, connected = self.answer(request)

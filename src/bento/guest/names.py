@@ -56,7 +56,7 @@ class Lookup:
         found: list[Entry] = []
         for address in addresses:
             kind = self.kind or socket.SOCK_STREAM
-            read = _read_numeric(address, self._port(), 0, kind, self.proto, socket.AI_NUMERICHOST)
+            read = _read_numeric(address.encode(), self._port(), 0, kind, self.proto, socket.AI_NUMERICHOST)
             found += [entry for entry in read if self.family in (0, entry[0])]
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

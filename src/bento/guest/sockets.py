@@ -16,7 +16,6 @@ import sys
 import threading
 from _socket import socket as _Kernel  # noqa: N812 (a class; what the interpreter itself has of a socket)
 from asyncio.selector_events import BaseSelectorEventLoop
-from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from bento.guest import names
@@ -166,7 +165,7 @@ def _adopt(sock: socket.socket, dialled: socket.socket, options: Options) -> Non
 
 
 def _may_not_listen(self: socket.socket, *_: Any) -> None:
-    raise PermissionError(errno.EPERM, "functions can't listen: they have connections that they open themselves only")
+    raise PermissionError(errno.EPERM, "functions can't listen, nor bind an address: they open connections only")
 
 
 # --- before it is connected -----------------------------------------------------------------------------------------
@@ -215,11 +214,15 @@ def _getpeername(self: socket.socket) -> Any:
 
 def _real_close(self: socket.socket) -> None:
     """End the connection with its last object: the box holds a duplicate, so to close alone would end nothing."""
+    if self.fileno() < 0 or not _is_tcp(self):
+        return _Kernel.close(self)
     with _lock:
-        with suppress(OSError):
-            if _is_tcp(self) and _let_go(_inode(self)):
+        try:
+            if _let_go(_inode(self)):
                 _Kernel.shutdown(self, socket.SHUT_RDWR)
-        _Kernel.close(self)
+        except OSError:
+            pass  # it has ended already
+        return _Kernel.close(self)
 
 
 def _let_go(inode: int) -> bool:

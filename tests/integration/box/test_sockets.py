@@ -341,6 +341,27 @@ raises(socket.gaierror, socket.getaddrinfo, None, None)
 raises(socket.gaierror, socket.getaddrinfo, "", 80)
 assert socket.gethostbyname("203.0.113.1") == "203.0.113.1"
 assert socket.getnameinfo(("203.0.113.1", 80), 0) == ("203.0.113.1", "80")""",
+    "no descriptor left": """
+fresh, held = socket.socket(), []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+assert raises(OSError, socket.socket).errno == errno.EMFILE
+assert raises(OSError, fresh.connect, ("203.0.113.1", 7)).errno == errno.EMFILE
+for descriptor in held:
+    os.close(descriptor)
+fresh.connect(("203.0.113.1", 7))""",
+    "a default timeout": """
+socket.setdefaulttimeout(5)
+try:
+    fresh = socket.socket()
+    fresh.connect(("203.0.113.1", 7))
+    assert fresh.gettimeout() == 5
+    raises(TimeoutError, fresh.settimeout(0.01) or fresh.recv, 1)
+finally:
+    socket.setdefaulttimeout(None)""",
     "pairs, as before": """
 ours, theirs = socket.socketpair()
 ours.sendall(b"x")
