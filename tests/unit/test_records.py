@@ -243,6 +243,14 @@ def test_a_ticket_goes_from_share_to_accept(
     assert (taken.invocation_token, taken.box, taken.is_own) == (deployed("mine").invocation_token, BOX, False)
 
 
+def test_of_what_is_over_there_is_no_ticket(records: Records, capsys: pytest.CaptureFixture[str]) -> None:
+    add(records, deployed("late", expires_s=time.time() - 1))
+    assert main(["share", "late"]) == 4
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "is over" in shown.err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [(b"", "no ticket"), (b"hello", "no ticket"), (b"BENTO:AEAQ", "10 characters, of 102"), (b"\xff\n", "no ticket")],

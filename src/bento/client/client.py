@@ -210,8 +210,13 @@ class Client:
         return Sessions(self._profile.functions / self._records.read(name).name / "sessions")
 
     def share(self, name: str) -> str:
-        """A ticket: one line of text, with which another user can `accept` the function and invoke it."""
+        """A ticket: one line of text, with which another user can `accept` the function and invoke it.
+
+        Raises: NoSuchInstance if there is none, or its lease is over.
+        """
         record = self._records.read(name)
+        if record.is_expired:
+            raise NoSuchInstance(f"the lease of {name!r} is over", hint=f"`bento inspect {name}` asks its box")
         return encode_ticket(FunctionTicket(record.box, record.invocation_token))
 
     async def accept(self, ticket: str, name: str) -> Deployed:

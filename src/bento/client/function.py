@@ -67,7 +67,11 @@ class Function(Instance):
         self._next = list(plan.links)
         self._lease_s = plan.lease_s
         self._wall_s = plan.manifest.wall_s or self._wall_s
-        await self._take_next_box()
+        try:
+            await self._take_next_box()
+        except BaseException:
+            self._close_links()
+            raise
         return self
 
     async def __aexit__(
@@ -79,9 +83,7 @@ class Function(Instance):
                 if not self._is_kept:
                     await self.stop()
         finally:
-            for link in [self._link, *self._next]:
-                if link is not None:
-                    link.close()
+            self._close_links()
 
     def keep(self) -> None:
         """Let the instance go on when the block ends."""
@@ -118,6 +120,11 @@ class Function(Instance):
         if self._plan is None:
             raise NoSuchInstance("the function is used outside its block", hint="use it inside `async with`")
         return self._plan
+
+    def _close_links(self) -> None:
+        for link in [self._link, *self._next]:
+            if link is not None:
+                link.close()
 
     async def _take_next_box(self) -> None:
         """Have a circuit to the next box that can be reached. Raises: why the last one can't."""
