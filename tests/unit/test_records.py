@@ -133,6 +133,13 @@ def test_only_the_same_instance_s_record_is_replaced_or_removed(records: Records
         asyncio.run(records.replace(deployed("a")))
 
 
+def test_a_directory_that_can_t_be_one_is_a_clear_error(records: Records, folder: Path) -> None:
+    folder.write_text("a file")
+    for use in (lambda: add(records, deployed("a")), records.read_all):
+        with pytest.raises(ConfigError, match="functions"):
+            use()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -98,7 +98,7 @@ def ending(state: State) -> str:
 
 def gone_error(state: State) -> NoSuchInstance:
     """Why an instance can't be used any more, for one who comes after its end."""
-    return NoSuchInstance(f"the function has ended: {ending(state)}", hint="deploy it again")
+    return NoSuchInstance(f"the function has ended: {ending(state)}", hint="deploy it again, or ask for a new ticket")
 
 
 def ended_error(state: State, wall_s: int, lease_s: int) -> BentoError:

@@ -103,6 +103,8 @@ class Records:
             names = sorted(path.name for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
         except FileNotFoundError:
             names = []
+        except OSError as error:
+            raise ConfigError(f"can't read {self._directory}: {error.strerror}") from None
         for name in names:
             try:
                 found.append(self.read(name))
@@ -156,14 +158,16 @@ class Records:
 
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
-        self._directory.mkdir(mode=0o700, exist_ok=True)
         try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             async with locked(self._directory / ".lock", _LOCK_LIMIT_S):
                 yield
         except TimeoutError:
             raise ConfigError(f"{self._directory} was locked for {_LOCK_LIMIT_S:g} s", hint="try again") from None
         except OSError as error:
-            raise ConfigError(f"can't write in {self._directory}: {error.strerror}", hint="is the disk full?") from None
+            raise ConfigError(
+                f"can't write in {self._directory}: {error.strerror}", hint="is the disk full, or not yours?"
+            ) from None
 
     def _move_away(self, name: str) -> None:
         """Remove a folder at once for everyone who looks, then what is in it."""
