@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from bento.testnet import Network
 from tests.users import User
 
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")

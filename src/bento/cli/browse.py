@@ -17,7 +17,8 @@ from bento.cli import progress
 from bento.cli.running import TERMINATED
 from bento.client import Client
 from bento.errors import UsageError
-from bento.functions.browser import DEFAULT_PAD, Page, browse, parse_pad
+from bento.functions.browser.client import Page, browse
+from bento.functions.browser.padding import DEFAULT_PAD, parse_pad
 
 WARNING: Final = "HTTPS ends at the box: outside a conclave its operator can read and alter the page"
 

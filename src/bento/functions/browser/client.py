@@ -1,4 +1,4 @@
-"""The client's half: spawn the browser at a box for one visit, judge what comes, and make one file of it."""
+"""The client's half: spawn the browser at a box for one visit, take what it sends, and have one file made of it."""
 
 import time
 from collections.abc import Callable
@@ -10,25 +10,18 @@ import httpx
 
 from bento.client import Client, Invocation
 from bento.client.agent_messages import Hop
-from bento.errors import FunctionRaised, LimitReached, ProtocolError, Refused, UsageError
+from bento.errors import BentoError, FunctionRaised, LimitReached, ProtocolError, Refused, UsageError
+from bento.functions.browser.apart import rebuild_apart, rebuilder
 from bento.functions.browser.bundle import browser_source
 from bento.functions.browser.css import MAX_URL_CHARS
-from bento.functions.browser.packet import (
-    HEADER,
-    Failure,
-    Fetched,
-    Problem,
-    padded_size,
-    read_header,
-    unpack,
-)
+from bento.functions.browser.packet import HEADER, Failure, Problem, padded_size, read_header
 from bento.functions.browser.padding import DEFAULT_PAD, parse_pad
-from bento.functions.browser.rebuild import rebuild
 
 Report = Callable[[int, int], None]
 """Is told how many bytes have come, of how many."""
 
 _URL_HINT: Final = "write it out, such as https://example.org/"
+_PARTIAL_HINT: Final = "--partial takes it as far as it came"
 
 
 @dataclass(frozen=True)
@@ -70,34 +63,34 @@ async def browse(
 ) -> Page:
     """Load a page at a box, with what it names, and rebuild it as one file that makes no request.
 
-    HTTPS ends at the box: its operator can read and alter the page.
+    HTTPS ends at the box: outside a conclave its operator can read and alter the page.
 
     Args:
         box: the fingerprint of the only box to ask, as for `Client.spawn`.
         pad: how the page's size is hidden: `none`, a size (multiples of it), or `buckets:SIZE,SIZE,...`.
-        scripts: keep the page's scripts.
-        partial: take a page that was cut short as far as it came.
-    Raises: UsageError for what is no http(s) URL; Refused where the policy denies the page; FunctionRaised with the
-        reason it could not be had; LimitReached; ProtocolError where the box sent no page; Unreachable.
+        scripts: keep the page's scripts; with them it may make requests.
+        partial: take a page, or what it names, that was cut short as far as it came.
+    Raises: UsageError for what is no http(s) URL; Refused where a policy denies the page; FunctionRaised with the
+        reason why it could not be had; LimitReached; ProtocolError where the box sent no page; Unreachable.
     """
     egress = destinations(url)
     buckets = parse_pad(pad)
     started_s = time.monotonic()
-    async with client.spawn(browser_source(egress), box=box) as function:
-        async with function.invoke("browse", url, list(buckets), scripts, partial, has_input=False) as invocation:
-            data = await _receive(invocation, buckets, report)
-        path = function.path
-    fetched = _judge(data)
-    if fetched.problem:
-        raise _error(url, fetched.problem)
-    media_type, content, dropped = rebuild(fetched, scripts=scripts)
+    async with rebuilder() as process:
+        async with client.spawn(browser_source(egress), box=box) as function:
+            async with function.invoke("browse", url, list(buckets), scripts, partial, has_input=False) as invocation:
+                data = await _receive(invocation, buckets, report)
+            path = function.path
+        rebuilt = await rebuild_apart(process, data, scripts=scripts)
+    if rebuilt.problem:
+        raise _error(url, rebuilt.problem)
     return Page(
-        url=fetched.parts[0].base,
-        status=fetched.status,
-        media_type=media_type,
-        content=content,
-        resources=len(fetched.parts) - 1,
-        failures=(*fetched.failures, *dropped),
+        url=rebuilt.url,
+        status=rebuilt.status,
+        media_type=rebuilt.media_type,
+        content=rebuilt.content,
+        resources=rebuilt.resources,
+        failures=rebuilt.failures,
         sent_bytes=len(data),
         seconds=time.monotonic() - started_s,
         path=path,
@@ -116,12 +109,11 @@ def destinations(url: str) -> tuple[str, ...]:
         parts = urlsplit(url)
         host, port = httpx.URL(url).raw_host.decode("ascii"), parts.port
     except (ValueError, httpx.InvalidURL) as error:
-        raise UsageError(f"not a URL: {url!r}: {error}", hint=_URL_HINT) from None
-    if parts.scheme.lower() not in ("http", "https"):
-        what = f"{parts.scheme}: can't be browsed" if "://" in url else "it has no http:// or https:// before it"
-        raise UsageError(f"not an http(s) URL: {url!r}: {what}", hint=_URL_HINT)
-    if not host or len(url) > MAX_URL_CHARS or not url.isprintable():
-        raise UsageError(f"not an http(s) URL of at most {MAX_URL_CHARS} characters: {url[:200]!r}", hint=_URL_HINT)
+        raise UsageError(f"not a URL: {url[:200]!r}: {error}", hint=_URL_HINT) from None
+    if parts.scheme.lower() not in ("http", "https") or not host:
+        raise UsageError(f"not an http(s) URL: {url[:200]!r}", hint=_URL_HINT)
+    if len(url) > MAX_URL_CHARS:
+        raise UsageError(f"the URL has {len(url)} characters, at most {MAX_URL_CHARS} are taken")
     if port in (None, 80, 443):
         return ("*:80", "*:443")
     return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "*:80", "*:443")
@@ -137,37 +129,26 @@ async def _receive(invocation: Invocation, buckets: tuple[int, ...], report: Rep
             try:
                 expected = padded_size(read_header(bytes(data[: HEADER.size])), buckets)
             except ValueError as error:
-                raise _no_page(error) from None
-        if expected and len(data) > expected:
+                raise _no_page(str(error)) from None
+        if len(data) > (expected or HEADER.size):
             raise _no_page(f"more than the {expected} bytes that it claims")
         report(len(data), expected)
     if not expected or len(data) < expected:
-        raise _no_page(f"it ends after {len(data)} of {expected or 'unknown'} bytes")
+        raise _no_page(f"it ends after {len(data)} bytes")
     return bytes(data)
 
 
-def _judge(data: bytes) -> Fetched:
-    try:
-        fetched = unpack(data)
-    except ValueError as error:
-        raise _no_page(error) from None
-    if not fetched.parts and not fetched.problem:
-        raise _no_page("there is nothing in it")
-    return fetched
-
-
-def _no_page(reason: object) -> ProtocolError:
+def _no_page(reason: str) -> ProtocolError:
     return ProtocolError(f"what the box sent is no page: {reason}", hint="try another box with --box")
 
 
-def _error(url: str, problem: Problem) -> FunctionRaised | LimitReached | Refused:
-    """What a problem at the box is to the caller. The box's words are a stranger's: nothing of them moves a cursor."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in problem.message)
-    type_name = problem.type if problem.type.isidentifier() else "Error"
+def _error(url: str, problem: Problem) -> BentoError:
+    """What a problem at the box is to the caller. Its words are a stranger's: nothing of them moves a cursor."""
+    text = f"{url}: " + "".join(letter if letter.isprintable() else "?" for letter in problem.message)
     if problem.kind == "denied":
-        return Refused([Denial(f"{url}: {text}")], hint="pick a box whose relay exits there, with --box")
+        return Refused([Denial(text)], hint="pick a box whose relay exits there, with --box")
     if problem.kind == "limit":
-        return LimitReached("page_bytes", f"{url}: {text}", hint="--partial keeps what came")
-    error = FunctionRaised(type_name, f"{url}: {text}")
-    error.hint = "--partial keeps what came" if problem.kind == "cut" else ""
+        return LimitReached("page_bytes", text, hint=_PARTIAL_HINT)
+    error = FunctionRaised(problem.type if problem.type.isidentifier() else "Error", text)
+    error.hint = _PARTIAL_HINT if problem.kind == "cut" else ""
     return error

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-_SPACE = r"[ \t\n\r\f]"
+# All of these are atomic or possessive: what has matched is not read again in another way. An escape's digits could be
+# a name's, too, and a page could make the choice take for ever.
+_SPACE = r"[ \t\n\r\f]*+"
 _ESCAPE = r"\\(?:[0-9a-fA-F]{1,6}[ \t\n\r\f]?|[^0-9a-fA-F\n\r\f])"
-# Atomic: an escape's digits could be read as a name's, too, and a page could make that take for ever.
 _NAME = rf"(?>(?:--|-?(?:[a-zA-Z_\x80-\U0010ffff]|{_ESCAPE}))(?:[\w\x80-\U0010ffff-]|{_ESCAPE})*)"
-
-_STRING = r""""(?:[^"\\\n\r\f]|\\(?:\r\n|[\s\S]))*"?|'(?:[^'\\\n\r\f]|\\(?:\r\n|[\s\S]))*'?"""
+_STRING = r"""(?>"(?:[^"\\\n\r\f]|\\(?:\r\n|[\s\S]))*"?|'(?:[^'\\\n\r\f]|\\(?:\r\n|[\s\S]))*'?)"""
+_BARE = rf"""(?>(?:[^"'()\\ \t\n\r\f]|{_ESCAPE})*)"""
 
 _CSS_TOKEN: Final = re.compile(
     rf"(?P<comment>/\*[\s\S]*?(?:\*/|\Z))|(?P<string>{_STRING})"
@@ -18,9 +20,7 @@ _CSS_TOKEN: Final = re.compile(
 )
 """A style sheet's tokens as far as they matter here, as CSS Syntax Module Level 3 cuts them."""
 
-_CSS_URL: Final = re.compile(
-    rf"""{_SPACE}*(?P<url>{_STRING}|(?>(?:[^"'()\\ \t\n\r\f]|{_ESCAPE})*)){_SPACE}*(?:\)|\Z)"""
-)
+_CSS_URL: Final = re.compile(rf"{_SPACE}(?P<url>{_STRING}|{_BARE}){_SPACE}(?:\)|\Z)")
 _CSS_ESCAPE: Final = re.compile(r"\\(?:([0-9a-fA-F]{1,6})[ \t\n\r\f]?|\r\n|([\s\S]))")
 _OLD_FONT: Final = re.compile(r"\.(?:eot|svg)(?:$|[?#])", re.IGNORECASE)
 
@@ -47,12 +47,15 @@ def put(reference: str, base: str, kind: str, replace: Replace) -> str | None:
     return replace(url, kind) if url else None
 
 
+@lru_cache(1024)  # pages name the same again and again
 def resolve(base: str, reference: str) -> str | None:
     """The absolute http(s) URL of a reference, without its fragment; None if it is none.
 
     >>> resolve("http://a.test/b/c", "//d.test/e#f"), resolve("http://a.test/b/c", "javascript:x")
     ('http://d.test/e', None)
     """
+    if len(reference) > MAX_URL_CHARS:
+        return None
     text = re.sub(r"[\t\r\n]", "", reference).strip()
     text = re.sub(r"^[^?#]*", lambda path: path[0].replace("\\", "/"), text)  # as browsers read them
     try:

@@ -167,7 +167,7 @@ def cause_of(error: BaseException) -> BaseException:
     """The OSError behind an error of httpx's, where there is one: it has the words of the box."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):
-        found = found.__cause__
+        found = found.__cause__ or found.__context__
     return found or error
 
 

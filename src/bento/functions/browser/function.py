@@ -5,6 +5,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -93,6 +94,10 @@ def load(url: str, *, scripts: bool, keep_cut: bool) -> Fetched:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+class Enough(Exception):
+    """A page has named as much as is looked at."""
+
+
 @dataclass
 class Loading:
     """The resources of one page: wanted, on their way, there, and not to be had."""
@@ -149,20 +154,24 @@ class Loading:
         def want(url: str, kind: str) -> None:
             self.want(url, kind, wanted.depth + 1, answer.url)
 
-        if wanted.kind == "style":
-            rewrite_css(decode_text(answer.body, answer.content_type), answer.url, want)
-        elif wanted.kind == "page" and is_html(answer.content_type, answer.body):
-            tree = parse_page(answer.body, answer.content_type, scripts=self.scripts)
-            rewrite_html(tree, answer.url, want)
+        with suppress(Enough):
+            if wanted.kind == "style":
+                rewrite_css(decode_text(answer.body, answer.content_type), answer.url, want)
+            elif wanted.kind == "page" and is_html(answer.content_type, answer.body):
+                tree = parse_page(answer.body, answer.content_type, scripts=self.scripts)
+                rewrite_html(tree, answer.url, want)
 
     def want(self, url: str, kind: str, depth: int, referrer: str) -> None:
-        """Have a resource fetched, once."""
-        if url in self.seen or len(self.seen) > MAX_NAMED or (kind == "script" and not self.scripts):
+        """Have a resource fetched, once. Raises: Enough, when too many were named."""
+        if url in self.seen or (kind == "script" and not self.scripts):
             return
-        self.seen.add(url)
-        if len(self.seen) > MAX_NAMED:
+        if len(self.seen) == MAX_NAMED:
+            self.seen.add(url)
             self.fail(url, f"left out, and all behind it: the page names more than {MAX_NAMED} others")
-        elif kind in _LEFT_OUT:
+        if len(self.seen) > MAX_NAMED:
+            raise Enough
+        self.seen.add(url)
+        if kind in _LEFT_OUT:
             self.fail(url, f"left out: {_LEFT_OUT[kind]}")
         elif depth > MAX_DEPTH:
             self.fail(url, f"left out: more than {MAX_DEPTH} style sheets deep")

@@ -17,7 +17,7 @@ from bento.functions.browser.packet import MIB, Failure, Fetched, Part
 from bento.functions.browser.references import base_of, parse_page, rewrite_html, set_attribute
 from bento.functions.browser.text import decode_text, is_html, media_type_of
 
-MAX_FILE_BYTES: Final = 256 * MIB
+MAX_FILE_BYTES: Final = 128 * MIB
 """Of one file: all that may be fetched, written as base64, with room for pictures that a page shows twice."""
 
 _ROUNDS: Final = 5
@@ -47,7 +47,7 @@ _LINKS: Final = frozenset({"a", "area"})
 _FRAME_KEPT: Final = frozenset({"width", "height", "class", "id", "style", "align", "frameborder"})
 _BARE_HEAD: Final = re.compile("<html[^<>]*><head>")
 _DOCTYPE: Final = re.compile(
-    r"""(?:\s|<\?[^>]*>|<!--(?s:.*?)-->)*(<!doctype(?:[\s\w/:.+-]|"[^"<>]*"|'[^'<>]*')*>)""", re.IGNORECASE
+    r"""(?>(?:\s|<\?[^>]*>|<!--(?s:.*?)-->)*)(<!doctype(?:[\s\w/:.+-]|"[^"<>]*"|'[^'<>]*')*>)""", re.IGNORECASE
 )
 
 
@@ -150,6 +150,8 @@ def _css_string(text: str) -> str:
 def _settle_links(tree: LexborHTMLParser, base: str, url: str) -> None:
     """Links lead where they led: absolute, and those within the page to the file itself."""
     for node in tree.css("a[href], area[href]"):
+        if "href" not in node.attributes:  # [href] is for xlink:href, too
+            continue
         named = (node.attributes["href"] or "").strip()
         path, mark, fragment = named.partition("#")
         target = resolve(base, path or base)
@@ -176,7 +178,7 @@ def _cleaned(tree: LexborHTMLParser, scripts: bool) -> str:
     if scripts:
         tree.strip_tags(["noscript"], recursive=True)
     else:
-        tree.unwrap_tags(["noscript"])
+        tree.unwrap_tags(["noscript"], delete_empty=True)
     if tree.root is None:
         return ""
     for node in reversed(list(tree.root.traverse())):  # what is removed takes its children along

@@ -28,7 +28,7 @@ _ATTRIBUTES: Final[dict[str, dict[str, str]]] = {
     "iframe": {"src": "frame"},
 }
 _PICTURE: Final = re.compile(r"image/(?:avif|webp|a?png|jpe?g|gif|svg\+xml|bmp|x-icon)")
-_CANDIDATE: Final = re.compile(r"[\s,]*([^\s,]\S*?)(?:,+(?:\s|\Z)|\s+([^,]*?)(?:,|\Z)|\Z)")
+_CANDIDATE: Final = re.compile(r"[\s,]*+((?>(?:[^\s,]+|,+(?=[^\s,]))+))(?:,|\s++([^,]*+)|\Z)")
 
 
 def parse_page(body: bytes, content_type: str, *, scripts: bool) -> LexborHTMLParser:
@@ -101,7 +101,9 @@ def choose_candidate(srcset: str, src: str) -> tuple[str, str]:
     """
     widths: list[tuple[float, str, str]] = []
     densities = [(1.0, src, "")] if src else []
-    for found in _CANDIDATE.finditer(srcset):
+    at = 0
+    while found := _CANDIDATE.match(srcset, at):  # never searched for: that would begin anew at each character
+        at = found.end()
         descriptor = (found[2] or "1x").split()[0] if (found[2] or "1x").strip() else "1x"
         number, unit = descriptor[:-1], descriptor[-1]
         if unit in "wx" and re.fullmatch(r"\d{1,6}(?:\.\d{1,3})?", number):
@@ -117,7 +119,7 @@ def choose_candidate(srcset: str, src: str) -> tuple[str, str]:
 def base_of(tree: LexborHTMLParser, url: str) -> str:
     """What a page's references are relative to: its first <base>, else its URL."""
     named = tree.css_first("base[href]")
-    return (resolve(url, named.attributes["href"] or "") if named else None) or url
+    return (resolve(url, named.attributes.get("href") or "") if named else None) or url
 
 
 def set_attribute(node: LexborNode, name: str, value: str | None) -> None:
