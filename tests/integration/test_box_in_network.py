@@ -36,6 +36,27 @@ def watch(url):
             yield f"{type(error).__name__}: {error.strerror}\\n"
         time.sleep(0.3)
 """
+_SMALL = b"""# /// bento
+# egress = ["demo.test:*"]
+# egress_bytes = 100
+# ///
+import socket
+import time
+
+kept = []
+
+def twice(url):
+    try:
+        api.fetch(url)
+    except ConnectionError:
+        pass
+    time.sleep(0.5)
+    api.fetch(url)
+
+def keep():
+    kept.append(socket.create_connection(("demo.test", 443)))
+    return kept[0].getsockname()
+"""
 _IN_FORCE_S = 5
 """How long a change of the relay's policy may take until functions meet it."""
 
@@ -158,6 +179,44 @@ def test_a_new_exit_policy_in_the_torrc_is_in_force_within_seconds(network: Netw
         asyncio.run(scenario())
     finally:
         reload(before)
+
+
+def test_used_up_bytes_are_a_rule_that_is_named(network: Network, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        box = _relays(network, is_exit=True)[0].fingerprint
+        async with Client(state=tmp_path, net=network.directory) as client, client.spawn(_SMALL, box=box) as function:
+            await function.call("twice", "http://demo.test/")
+
+    with pytest.raises(FunctionRaised, match="egress_bytes") as caught:
+        asyncio.run(scenario())
+    assert caught.value.type_name == "PermissionError"
+
+
+def test_what_a_function_dialled_from_the_relays_address_ends_with_it(network: Network, tmp_path: Path) -> None:
+    relay = _relays(network, is_exit=True)[0]
+
+    async def scenario() -> int:
+        async with (
+            Client(state=tmp_path, net=network.directory) as client,
+            client.spawn(_SMALL, box=relay.fingerprint) as function,
+        ):
+            address, port = await function.call("keep")
+            assert address == relay.address
+            assert _state(network, port) == _ESTABLISHED
+            return int(port)
+
+    port = asyncio.run(scenario())
+    _until(lambda: _state(network, port), lambda state: state != _ESTABLISHED)
+
+
+_ESTABLISHED = "01"
+
+
+def _state(network: Network, port: int) -> str:
+    """The state of the connection from this port, as the network's kernel has it; "" if there is none."""
+    listing = network.exec(["cat", "/proc/net/tcp"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in str(listing).splitlines()[1:]]
+    return next((row[3] for row in rows if row[1].endswith(f":{port:04X}")), "")
 
 
 async def _said(chunks: AsyncIterator[bytes], line: str, limit_s: float) -> None:
