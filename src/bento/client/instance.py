@@ -112,7 +112,7 @@ class Instance:
         try:
             renewed = await ask(self._reached, request, Renewed)
         except NoSuchInstance as error:
-            raise await self._reason(error) from None
+            raise await self.reason(error) from None
         self._set_lease(renewed.lease_s)
         return renewed.lease_s
 
@@ -145,10 +145,7 @@ class Instance:
 
         Raises: StreamLost if it broke; what box and loader say.
         """
-        try:
-            stream, rest, answer = await settle(self._reached, Connect(self.invocation_token.route), inner)
-        except NoSuchInstance as error:
-            raise await self._reason(error) from None
+        stream, rest, answer = await settle(self._reached, Connect(self.invocation_token.route), inner)
         self._set_lease(answer.lease_s)
         return stream, take_in(stream, side, rest)
 
@@ -187,7 +184,7 @@ class Instance:
         if state.running:
             self._owned("stop")
 
-    async def _reason(self, error: NoSuchInstance) -> NoSuchInstance:
+    async def reason(self, error: NoSuchInstance) -> NoSuchInstance:
         """What a box means that knows no running instance (any more): how it ended, if it tells."""
         if isinstance(error, BadToken):
             return error

@@ -38,6 +38,8 @@ class Instance(Protocol):
 
     async def verify_running(self) -> None: ...
 
+    async def reason(self, error: NoSuchInstance) -> NoSuchInstance: ...
+
 
 class Invocation:
     """Use it in `async with`; iterate for the output, then `await result()`.
@@ -79,7 +81,7 @@ class Invocation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._end is not None and error in (None, self._end) and self._stream is not None:
-            await self._stream.write(self._side.acknowledge_end())
+            self._stream.write(self._side.acknowledge_end())
         self._drop_stream()
 
     @property
@@ -138,19 +140,19 @@ class Invocation:
             piece = view[: self._side.input_room_bytes]
             view = view[len(piece) :]
             if self._side.outcome is None:
-                await self._send_input(bytes(piece))
+                self._send_input(bytes(piece))
 
     async def end_input(self) -> None:
         """Let `api.recv()` give b"" behind the input sent so far."""
         if not self._ended_input:
             self._ended_input = True
-            await self._send_input(b"")
+            self._send_input(b"")
 
-    async def _send_input(self, data: bytes) -> None:
+    def _send_input(self, data: bytes) -> None:
         frames = self._side.input(data)
         # Before it may be sent it is kept by the side, and goes with the session's start.
         if self._stream is not None and self._may_send:
-            await self._stream.write(frames)
+            self._stream.write(frames)
 
     async def _wait_for_room(self, least_bytes: int) -> None:
         """Read, since acknowledgements come there, until input may be sent; output is kept meanwhile, up to a limit."""
@@ -176,7 +178,7 @@ class Invocation:
                 await self._instance.verify_running()
             await self._attach()
             return
-        await self._stream.write(self._side.acknowledge(self._safe))
+        self._stream.write(self._side.acknowledge(self._safe))
         try:
             async with asyncio.timeout_at(self._instance.deadline_s):
                 data = await self._stream.read()
@@ -187,7 +189,7 @@ class Invocation:
                 return  # another command has renewed it
             raise BoxUnreachable("the function says nothing, though its lease is over") from None
         if data:
-            await self._take(self._side.receive(data))
+            self._take(self._side.receive(data))
             return
         self._drop_stream()
         self._losses += 1
@@ -206,13 +208,15 @@ class Invocation:
                 self._may_send = not self._has_started
                 self._stream, events = await self._instance.attach(self._side, self._opening())
                 self._was_attached = True
-                await self._take(events)
+                self._take(events)
                 return
             except NoSuchInstance as error:
                 self._drop_stream()
-                if self._was_attached and not isinstance(error, BadToken | Replaced):
+                if isinstance(error, BadToken | Replaced):
+                    raise
+                if self._was_attached:
                     await self._instance.verify_running()
-                raise
+                raise await self._instance.reason(error) from None
             except BoxUnreachable as error:
                 self._drop_stream()
                 failure = error
@@ -226,22 +230,22 @@ class Invocation:
             return self._side.resume()
         return self._side.invoke(self._entry, self._args) + self._side.resend(Resumed(0))
 
-    async def _take(self, events: list[InnerReply]) -> None:
+    def _take(self, events: list[InnerReply]) -> None:
         for event in events:
             if isinstance(event, Output):
                 self._losses = 0
                 self._chunks.append(event.data)
                 self._held_bytes += len(event.data)
             elif isinstance(event, Resumed):
-                await self._begin_sending(event)
+                self._begin_sending(event)
             elif isinstance(event, Return | Raise):
                 self._taken.set()
 
-    async def _begin_sending(self, event: Resumed) -> None:
+    def _begin_sending(self, event: Resumed) -> None:
         self._has_started = True
         if not self._may_send and self._stream is not None:
             self._may_send = True
-            await self._stream.write(self._side.resend(event))
+            self._stream.write(self._side.resend(event))
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

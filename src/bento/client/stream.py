@@ -1,7 +1,6 @@
 """One stream to a box, as bytes: a descriptor connected to tor, whose SOCKS answers are taken off."""
 
 import asyncio
-import contextlib
 import socket
 from typing import Final
 
@@ -16,7 +15,7 @@ OPEN_LIMIT_S: Final = 60.0
 
 
 class Stream:
-    """An open stream. One task reads; writes wait for each other."""
+    """An open stream. One task reads."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rest: bytes) -> None:
         self._reader = reader
@@ -51,12 +50,14 @@ class Stream:
             return rest
         return await _read(self._reader)
 
-    async def write(self, data: bytes) -> None:
-        """Send; what is lost shows when reading."""
+    def write(self, data: bytes) -> None:
+        """Send; what is lost shows when reading.
+
+        It never waits: a reader that did would not see that the circuit broke, and tor holds a stream that is not read
+        open for 15 s. What can pile up here is the input that a loader has not taken, so INPUT_WINDOW_BYTES.
+        """
         if data and not self._writer.is_closing():
             self._writer.write(data)
-            with contextlib.suppress(OSError):
-                await self._writer.drain()
 
     def close(self) -> None:
         self._writer.close()
