@@ -5,7 +5,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -154,12 +153,16 @@ class Loading:
         def want(url: str, kind: str) -> None:
             self.want(url, kind, wanted.depth + 1, answer.url)
 
-        with suppress(Enough):
+        try:
             if wanted.kind == "style":
                 rewrite_css(decode_text(answer.body, answer.content_type), answer.url, want)
             elif wanted.kind == "page" and is_html(answer.content_type, answer.body):
                 tree = parse_page(answer.body, answer.content_type, scripts=self.scripts)
                 rewrite_html(tree, answer.url, want)
+        except Enough:
+            pass
+        except Exception as error:  # noqa: BLE001 - a page that no parser takes is still a page
+            self.fail(answer.url, f"what it names is left out: {reason_of(error)}")
 
     def want(self, url: str, kind: str, depth: int, referrer: str) -> None:
         """Have a resource fetched, once. Raises: Enough, when too many were named."""
