@@ -10,7 +10,6 @@ import errno
 import logging
 import socket
 from dataclasses import dataclass, field
-from typing import Literal
 
 from bento.box.dialled import Account, Busy
 from bento.box.reach import Denied, Reach, literal
@@ -40,7 +39,7 @@ _CONNECT_S = 20
 
 _BUFFER_BYTES = {socket.SO_SNDBUF: 64 * 1024, socket.SO_RCVBUF: 256 * 1024}
 """Doubled by the kernel for its own records, and in no instance's grant: a function may read none of its connections.
-With 256 KiB it receives as fast as outside of the sandbox, with 128 KiB three quarters as fast (`bench/egress.py`).
+With 256 KiB it receives as fast as outside of the sandbox (`bench/egress.py`), with 128 KiB four fifths as fast.
 From a server 100 ms away that is 2.5 MB/s, half of what a circuit carries at its best; functions send little."""
 
 _BURST_REQUESTS = 256
@@ -50,7 +49,7 @@ _REQUESTS_PER_S = 100
 """From then on: fifty connections a second. What more an instance asks waits in its own socket, so that it neither
 keeps the server busy with what is refused anyway, nor scans a network from the relay's address."""
 
-_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+_FULL = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True)
@@ -140,16 +139,14 @@ def _failed(request: FromInstance, error: Exception) -> Failed:
             return Failed(request.id, "name", f"no address for {target}")
         case TimeoutError():
             return Failed(request.id, "timeout", f"{target}: timed out")
+        case OSError() if error.errno in _FULL:
+            return Failed(request.id, "busy", f"{target}: the box can open no more connections now")
+        case ConnectionRefusedError() | ConnectionResetError():
+            return Failed(request.id, "refused", f"{target}: {error.strerror}")
         case OSError():
-            return Failed(request.id, _kind(error), f"{target}: {error.strerror or 'no answer'}")
+            return Failed(request.id, "unreachable", f"{target}: {error.strerror or 'no answer'}")
     _LOG.warning("a request failed: %s", type(error).__name__)
     return Failed(request.id, "unreachable", f"{target}: can't be reached")
-
-
-def _kind(error: OSError) -> Literal["refused", "unreachable", "busy"]:
-    if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET):
-        return "refused"
-    return "busy" if error.errno in _FULL else "unreachable"
 
 
 async def _resolve(request: Resolve, egress: Egress) -> tuple[str, ...]:

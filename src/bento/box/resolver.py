@@ -6,6 +6,7 @@ of a pool would hold up the server's exit for as long as a name server stays sil
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import threading
@@ -67,7 +68,7 @@ class Resolver:
         try:
             threading.Thread(target=run, daemon=True).start()
         except RuntimeError as error:
-            deliver(OSError(f"no thread for a lookup: {error}"))
+            deliver(OSError(errno.EAGAIN, f"no thread for a lookup: {error}"))
         return future
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import socket
 import subprocess
@@ -309,6 +310,31 @@ def test_after_what_no_loader_says_all_requests_fail_at_once(names: Names, junk:
         assert await instance.ask(junk) == Unavailable()
         with pytest.raises(BrokenPipeError):
             instance.say(Dial(2, "10.0.0.1", 80))
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), ("busy", "the box can open no more connections now")),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), ("refused", "Connection refused")),
+        (TimeoutError(), ("timeout", "timed out")),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), ("unreachable", "No route to host")),
+        (KeyError("inside"), ("unreachable", "can't be reached")),
+    ],
+)
+def test_what_a_dial_meets_is_told_and_nothing_of_the_box_s_inside(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, answer: tuple[Any, str]
+) -> None:
+    async def connect(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("bento.box.egress._connect", connect)
+
+    async def scenario(instance: Instance) -> None:
+        told, _ = await instance.dial("5.6.7.8")
+        assert told == Failed(1, answer[0], f"5.6.7.8:80: {answer[1]}")
 
     serve(scenario)
 
