@@ -4,6 +4,7 @@ import ipaddress
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Literal
 
 from bento.exit_policy import ALL_PORTS, RelayFacts, normal_address, one_port, why_not_dialled
@@ -59,15 +60,17 @@ class Reach:
             an address: what the machine's name server says of its own network is nobody's business.
         """
         ports = self.ports(host, port)
-        wanted = [one for one in map(normal_address, found) if family in ("any", str(one.version))][:_MAX_LOOKED_AT]
+        of_family = (text for text in found if family == "any" or (":" in text) == (family == "6"))
+        wanted = [str(normal_address(text)) for text in islice(of_family, _MAX_LOOKED_AT)]
         if not wanted:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
-        refusals = {str(one): self._why_not(str(one), ports, host) for one in wanted}
+        refusals = {address: self._why_not(address, ports, host) for address in wanted}
         chosen = tuple(address for address, refusal in refusals.items() if refusal is None)[:MAX_ADDRESSES]
         if not chosen:
             raise Denied(next(iter(refusals.values())))
+        granted = frozenset(self.ports(host, 0))
         for address in chosen:
-            self._learn(address, self.ports(host, 0))
+            self._learn(address, granted)
         return chosen
 
     def verify_dial(self, text: str, port: int) -> str:
@@ -89,8 +92,8 @@ class Reach:
     def _why_not(self, address: str, ports: Sequence[range], named: str) -> str | None:
         return why_not_dialled(self._facts(), address, ports, box_rules=self._box_rules, named=named)
 
-    def _learn(self, address: str, ports: Sequence[range]) -> None:
-        self._learnt[address] = self._learnt.pop(address, frozenset()) | frozenset(ports)
+    def _learn(self, address: str, ports: frozenset[range]) -> None:
+        self._learnt[address] = self._learnt.pop(address, frozenset()) | ports
         while len(self._learnt) > _MAX_LEARNT:
             self._learnt.popitem(last=False)
 
