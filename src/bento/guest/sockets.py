@@ -68,13 +68,8 @@ def _init_placeholder(sock: socket.socket, family: int, kind: int, proto: int) -
     ours, theirs = socket.socketpair()
     theirs.close()
     os.set_blocking(ours.fileno(), not kind & socket.SOCK_NONBLOCK)
-    descriptor = ours.detach()
-    try:
-        _Kernel.__init__(sock, family, kind, proto, descriptor)
-        _options[os.fstat(descriptor).st_ino] = {}
-    except BaseException:
-        os.close(descriptor)
-        raise
+    _Kernel.__init__(sock, family, kind, proto, ours.detach())
+    _options[_inode(sock)] = {}
 
 
 def _inode(sock: socket.socket) -> int:

@@ -495,6 +495,20 @@ assert fresh.connect_ex(("203.0.113.1", 1)) == errno.EAGAIN""",
 async def main():
     await asyncio.wait_for(asyncio.open_connection("203.0.113.1", 1), 0.1)
 raises(TimeoutError, asyncio.run, main())""",
+    "a socket connected meanwhile": """
+from bento.guest.broker import current
+fresh = socket.socket()
+def connect():
+    while not current()._underway:
+        time.sleep(0.001)
+    fresh.connect(("203.0.113.1", 7))
+    raises(socket.gaierror, socket.gethostbyname, "go.test")
+thread = threading.Thread(target=connect)
+thread.start()
+assert raises(OSError, fresh.connect, ("203.0.113.1", 1)).errno == errno.EISCONN
+thread.join()
+fresh.sendall(b"x")
+assert fresh.recv(1) == b'x'""",
     "a socket closed meanwhile, whose number is a file's now": """
 from bento.guest.broker import current
 fresh, held = socket.socket(), []
