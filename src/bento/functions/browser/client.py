@@ -10,6 +10,7 @@ import httpx
 
 from bento.client import Client, Invocation
 from bento.client.agent_messages import Hop
+from bento.client.tasks import task_group
 from bento.errors import BentoError, FunctionRaised, LimitReached, ProtocolError, Refused, UsageError
 from bento.functions.browser.apart import rebuild_apart, rebuilder
 from bento.functions.browser.bundle import browser_source
@@ -76,12 +77,17 @@ async def browse(
     egress = destinations(url)
     buckets = parse_pad(pad)
     started_s = time.monotonic()
-    async with rebuilder() as process:
-        async with client.spawn(browser_source(egress), box=box) as function:
-            async with function.invoke("browse", url, list(buckets), scripts, partial, has_input=False) as invocation:
-                data = await _receive(invocation, buckets, report)
-            path = function.path
-        rebuilt = await rebuild_apart(process, data, scripts=scripts)
+    async with (
+        rebuilder() as process,
+        task_group() as tasks,
+        client.spawn(browser_source(egress), box=box) as function,
+    ):
+        async with function.invoke("browse", url, list(buckets), scripts, partial, has_input=False) as invocation:
+            data = await _receive(invocation, buckets, report)
+        path = function.path
+        # While the box is told that it is over.
+        rebuilding = tasks.create_task(rebuild_apart(process, data, scripts=scripts))
+    rebuilt = rebuilding.result()
     if rebuilt.problem:
         raise _error(url, rebuilt.problem)
     return Page(
