@@ -3,7 +3,7 @@
 A peer that closes its side ends the connection both ways, as it does at a Tor exit: without that, a function that just
 closes its descriptor would leave the duplicate open for ever.
 
-A server that takes over after a crash has none of these duplicates: what was dialled before goes on uncounted, ends with
+A server that takes over after a crash has no duplicate of what was dialled before: that goes on uncounted, ends with
 its instance, and the count begins anew.
 """
 
