@@ -38,6 +38,10 @@ def named(text: str) -> list[tuple[str, str]]:
         "a{b:myurl(no.png);c:url(x.png)}",
         "a{b:url(no .png);c:url(x.png)}",
         "a{b:url(javascript:no);c:url(x.png)}",
+        'a{b:image-set("x.png" type("image/png") 1x);c:"no.png"}',
+        "a{b:-webkit-image-set(url(x.png) 1x)}",
+        'a{b:src("x.png")}',
+        "@import url(data:text/css,no);a{b:url(x.png)}",
         "@namespace svg url(http://www.w3.org/2000/svg);a{b:url(x.png)}",
     ],
 )

@@ -118,8 +118,8 @@ def destinations(url: str) -> tuple[str, ...]:
         raise UsageError(f"not a URL: {url[:200]!r}: {error}", hint=_URL_HINT) from None
     if parts.scheme.lower() not in ("http", "https") or not host:
         raise UsageError(f"not an http(s) URL: {url[:200]!r}", hint=_URL_HINT)
-    if len(url) > MAX_URL_CHARS:
-        raise UsageError(f"the URL has {len(url)} characters, at most {MAX_URL_CHARS} are taken")
+    if (size := len(url.encode())) > MAX_URL_CHARS:
+        raise UsageError(f"the URL has {size} bytes, at most {MAX_URL_CHARS} are taken", hint=_URL_HINT)
     if port in (None, 80, 443):
         return ("*:80", "*:443")
     return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "*:80", "*:443")

@@ -34,15 +34,15 @@ Replace = Callable[[str, str], str | None]
 """From an absolute URL and its kind (style, script, image, font, icon, frame, media) to what stands in its place;
 None for nothing."""
 
-MAX_URL_CHARS: Final = 8192
-"""What servers take; longer ones are data in disguise."""
+MAX_URL_CHARS: Final = 4096
+"""Twice what old browsers took; longer ones are data in disguise. A request with one has the size of any other."""
 
 
 def put(reference: str, base: str, kind: str, replace: Replace) -> str | None:
     """What stands for a reference: data and fragments as they are."""
     text = reference.strip()
     if text.startswith("#") or text[:5].lower() == "data:":
-        return text
+        return None if kind == "style" else text  # a sheet written into its name could name others
     url = resolve(base, text)
     return replace(url, kind) if url else None
 
@@ -75,19 +75,24 @@ def rewrite_css(text: str, base: str, replace: Replace) -> str:
     """
     written: list[str] = []
     at, start, expected = 0, 0, "image"
-    has_font = False
+    has_font = is_set = False
+    last_call = ""
     while token := _CSS_TOKEN.search(text, at):
         at = token.end()
         reference: str | None = None
+        call = unescape_css(token["call"] or "").lower()
         if token["at"]:
             name = unescape_css(token["at"]).lower()
             expected, has_font = _AT_RULES.get(name, "image"), False
         elif token["end"] and (token["end"] == "}" or expected in ("style", "")):
             expected = "image"
-        elif token["string"] and expected == "style":
+        elif token["string"] and (expected == "style" or (is_set and last_call != "type")):
             reference = token["string"]
-        elif token["call"] and unescape_css(token["call"]).lower() == "url" and (found := _CSS_URL.match(text, at)):
+        elif call in ("url", "src") and (found := _CSS_URL.match(text, at)):
             reference, at = found["url"], found.end()
+        # What stands in quotes within image-set() is a reference, too, but for type("image/png").
+        is_set = (is_set and not token["end"]) or call.endswith("image-set")
+        last_call = call
         if reference is None or not expected:
             continue
         reference = unescape_css(reference)

@@ -43,6 +43,7 @@ _FETCHING: Final = frozenset(
 )
 _PAINT: Final = frozenset("fill stroke filter mask clip-path cursor marker marker-start marker-mid marker-end".split())
 _OUTER_PAINT: Final = re.compile(r"\\|url\(\s*[\"']?(?!#)|image", re.IGNORECASE)
+_NO_DATA: Final = frozenset({"a", "area", "use"})
 _LINKS: Final = frozenset({"a", "area"})
 _FRAME_KEPT: Final = frozenset({"width", "height", "class", "id", "style", "align", "frameborder"})
 _BARE_HEAD: Final = re.compile("<html[^<>]*><head>")
@@ -216,7 +217,7 @@ def _clean_attributes(node: LexborNode, scripts: bool) -> None:
 
 def _is_inert(tag: str, name: str, text: str) -> bool:
     """Whether a value names nothing that is fetched without a click."""
-    if text.startswith("#") or (text.startswith("data:") and tag not in _LINKS):
+    if text.startswith("#") or (text.startswith("data:") and tag not in _NO_DATA):
         return True
     if name in ("from", "to", "values", "by"):
         return ":" not in text and "/" not in text
