@@ -175,7 +175,8 @@ class Chromium:
         message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if session:
             message["sessionId"] = session
-        self._socket.sendall(json.dumps(message).encode() + b"\0")
+        with contextlib.suppress(BrokenPipeError):  # reading tells why
+            self._socket.sendall(json.dumps(message).encode() + b"\0")
         answer = self._read_until(lambda heard: heard.get("id") == number)
         assert "error" not in answer, f"{method}: {answer['error']}"
         result: dict[str, Any] = answer["result"]
@@ -187,8 +188,11 @@ class Chromium:
         while time.monotonic() < end:
             line, separator, rest = self._received.partition(b"\0")
             if not separator:
-                piece = self._socket.recv(1 << 20)
-                assert piece, "Chromium ended"
+                piece = b""
+                with contextlib.suppress(ConnectionResetError):
+                    piece = self._socket.recv(1 << 20)
+                if not piece:
+                    raise self._ended()
                 self._received += piece
                 continue
             self._received = rest
@@ -201,12 +205,15 @@ class Chromium:
                 return heard
         raise TimeoutError(f"Chromium did not answer within {_LIMIT_S} s")
 
+    def _ended(self) -> Exception:
+        self._process.wait(_LIMIT_S)
+        self._log.seek(0)
+        return RuntimeError(f"Chromium ended: {self._log.read().decode(errors='replace')[-1000:]}")
+
     def _take_listener(self) -> socket.socket:
         message, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
         if not message:
-            self._process.wait(_LIMIT_S)
-            self._log.seek(0)
-            raise RuntimeError(f"Chromium did not start: {self._log.read().decode(errors='replace')}")
+            raise self._ended()
         listener = socket.socket(fileno=descriptors[0])
         threading.Thread(target=self._record, args=(listener,), daemon=True).start()
         return listener

@@ -81,7 +81,7 @@ def _without_chromium() -> str | None:
 def _without_sites() -> str | None:
     try:
         sites.fetch()
-    except sites.NoSites as error:
+    except (OSError, sites.NoSites) as error:
         return f"the packages with the web sites can't be fetched: {error}"
     return None
 
