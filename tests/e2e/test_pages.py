@@ -121,14 +121,6 @@ def test_what_a_page_asks_for_is_recorded(cut: Chromium, tmp_path: Path) -> None
     assert recorded >= {"http://a.test/s.css", "http://b.test/next", "http://c.test/f.woff", "d.test:443"}
 
 
-def test_where_a_page_leads_by_itself_is_recorded(cut: Chromium, tmp_path: Path) -> None:
-    file = tmp_path / "leading.html"
-    file.write_text("<!doctype html><meta http-equiv=refresh content='0;url=http://e.test/'>")
-    seen, recorded = cut.visit(file.as_uri()), {line.split()[1] for line in cut.recorded()}
-    assert seen.asked[1:] == ("http://e.test/",)
-    assert "http://e.test/" in recorded
-
-
 def test_what_only_its_own_policy_holds_back_is_recorded_too(cut: Chromium, tmp_path: Path) -> None:
     file = tmp_path / "guarded.html"
     policy = "default-src 'none'; style-src 'unsafe-inline'"
