@@ -1,8 +1,12 @@
 """Over a private network: what a function's plain socket receives and how long its dials take, against the same code
-beside the box, outside of any sandbox."""
+beside the box, outside of any sandbox.
+
+Functions have a quarter of an ordinary process's CPU shares: on a machine that is busy otherwise, the ratio tells that.
+"""
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -110,6 +114,7 @@ def main() -> None:
         dial_more_ms=round(our_dial_ms["median"] - peer_dial_ms["median"], 3),
         megabytes=args.megabytes,
         interleaved=True,
+        load=round(os.getloadavg()[0], 1),
     )
 
 
