@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from bento.functions.browser.packet import DEFAULT_BUCKETS
 from bento.testnet import Network
-from tests.users import User
+from tests.users import User, wait_until
 
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 
@@ -132,6 +133,23 @@ def test_what_can_not_be_browsed_is_refused_before_anything_leaves(
     done = subprocess.run([sys.executable, "-m", "bento", "browse", *words], capture_output=True, env=environment)
     assert done.returncode == 2
     assert message in done.stderr.decode()
+
+
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_visit_that_is_ended_leaves_nothing_behind(user: User, tmp_path: Path, kind: int, status: int) -> None:
+    process = user.bento("browse", "http://browse.test/heavy.html", "-o", str(tmp_path / "page.html"))
+    wait_until(lambda: bool(_rebuilders_of(process.pid)))
+    rebuilders = _rebuilders_of(process.pid)
+    process.send_signal(kind)
+    assert process.wait(30) == status
+    assert not any(Path(f"/proc/{pid}").exists() for pid in rebuilders)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _rebuilders_of(parent: int) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return [pid for pid, words in commands.items() if b"bento.functions.browser.apart" in words]
 
 
 def test_the_saved_page_is_opened_in_the_users_browser(

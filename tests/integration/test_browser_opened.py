@@ -55,7 +55,7 @@ def test_an_evil_style_sheet_asks_for_nothing(cut: Chromium, tmp_path: Path, how
 def test_the_same_page_as_it_was_asks_for_much(cut: Chromium, tmp_path: Path) -> None:
     """The control: what is found to be nothing above is something."""
     file = tmp_path / "page.html"
-    file.write_text(f"<style>{CSS}</style><p>x" + "\n".join(EVIL[:40]))
+    file.write_text(f"<style>{CSS}</style><p>x" + "\n".join(evil for evil in EVIL[:40] if "efresh" not in evil))
     assert len(cut.visit(file.as_uri()).asked) > 10
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from bento.client.source import Source
 from bento.config import FLIGHT_BYTES, KIB
+from bento.errors import UsageError
 from bento.functions.browser.bundle import browser_source
 from bento.functions.browser.client import destinations
 from bento.functions.browser.css import MAX_URL_CHARS
@@ -55,6 +56,43 @@ def test_whatever_the_url_the_request_has_one_size(source: Source) -> None:
     room_for_the_rest = 2 * KIB  # frames, tokens, manifest, buckets
     assert FLIGHT_BYTES[0] < len(source.code)
     assert len(source.code) + MAX_URL_CHARS + room_for_the_rest < FLIGHT_BYTES[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://a.test", ("*:80", "*:443")),
+        ("HTTPS://a.test:443/", ("*:443",)),
+        ("https://a.test:80/", ("*:443", "a.test:80")),
+        ("http://[::1]:8080/", ("*:80", "*:443", "[::1]:8080")),
+        ("http://b\u00fccher.test:81/", ("*:80", "*:443", "xn--bcher-kva.test:81")),
+        ("http://user:word@a.test:81/", ("*:80", "*:443", "a.test:81")),
+    ],
+)
+def test_a_visit_asks_for_what_it_needs(url: str, found: tuple[str, ...]) -> None:
+    assert destinations(url) == found
+    assert browser_source(found).manifest.egress == found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *"a.test a.test:80 //a.test/ ftp://a.test/ http:// http:///x http://a.test:0x/ javascript:1 http://[a/".split(),
+        *("", "http://a.test:70000/", "http://\n/", f"http://a.test/{'z' * 5000}"),
+    ],
+)
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        destinations(url)
+
+
+def test_a_box_that_opens_port_443_alone_admits_https(source: Source) -> None:
+    policy = Policy(egress=("accept *:443",))
+    assert isinstance(decide(source.manifest, policy, instances=0), Grant)
+    plain = browser_source(destinations("http://a.test/")).manifest
+    refusals = decide(plain, policy, instances=0)
+    assert not isinstance(refusals, Grant)
+    assert [(refusal.rule, refusal.asked) for refusal in refusals] == [("egress", "*:80")]
 
 
 def test_a_box_with_the_default_policy_admits_it(source: Source) -> None:

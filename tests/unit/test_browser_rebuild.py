@@ -133,6 +133,7 @@ EVIL = (
     "<p style='background:\\75rl(http://c.test/)'>",
     "<style>@import 'http://c.test/';@import url(//c.test/);p{background:u\\72l(http://c.test/)}</style>",
     "<svg><style>p{background:url(http://c.test/)}</style></svg>",
+    "<style>p{background:URL(http://c.test/)}</style><style>p{background:image-set('http://c.test/' 1x)}</style>",
     "<img srcset='http://c.test/ 1x, http://c.test/ 2x' sizes=1px lowsrc=http://c.test/ longdesc=http://c.test/>",
     "<template shadowrootmode=open><img src=http://c.test/></template>",
     "<noscript><img src=http://c.test/></noscript>",

@@ -70,8 +70,11 @@ def _run(args: argparse.Namespace) -> int:
     file = _save(page, args.output, is_shown=args.open)
     if args.json:
         print(json.dumps(_page_object(page, file)))
-    elif file is None:
-        sys.stdout.buffer.write(page.content)
+    else:
+        if file is None:
+            sys.stdout.buffer.write(page.content)
+        if page.failures:
+            print(f"bento: left out, or not whole: {len(page.failures)} (--json tells what and why)", file=sys.stderr)
     if args.open and file is not None and not webbrowser.open(file.as_uri()):
         raise UsageError("no browser could be started", hint=f"the page is in {file}")
     return 0
@@ -97,10 +100,8 @@ def _save(page: Page, output: Path | None, *, is_shown: bool) -> Path | None:
     if output is None and not is_shown:
         return None
     if output is None:
-        suffix = _SUFFIXES.get(page.media_type, "")
-        descriptor, name = tempfile.mkstemp(prefix="bento-page-", suffix=suffix)
-        os.close(descriptor)
-        output = Path(name)
+        folder = Path(tempfile.mkdtemp(prefix="bento-"))  # which nobody else may enter
+        output = folder / f"page{_SUFFIXES.get(page.media_type, '')}"
     output = output.absolute()
     fresh = output.with_name(f".{output.name}.{os.getpid()}.new")
     try:

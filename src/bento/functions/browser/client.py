@@ -104,10 +104,11 @@ async def browse(
 
 
 def destinations(url: str) -> tuple[str, ...]:
-    """Where a visit may connect to: the URL's own port, and the web's.
+    """Where a visit may connect to: the URL's own port, and the web's. From https it does not go on to plain http, as
+    browsers do not; so boxes that open port 443 alone admit it.
 
-    >>> destinations("http://example.org:8080/")
-    ('example.org:8080', '*:80', '*:443')
+    >>> destinations("http://example.org:8080/"), destinations("https://example.org/")
+    (('*:80', '*:443', 'example.org:8080'), ('*:443',))
 
     Raises: UsageError if it is no http(s) URL.
     """
@@ -120,9 +121,10 @@ def destinations(url: str) -> tuple[str, ...]:
         raise UsageError(f"not an http(s) URL: {url[:200]!r}", hint=_URL_HINT)
     if (size := len(url.encode())) > MAX_URL_CHARS:
         raise UsageError(f"the URL has {size} bytes, at most {MAX_URL_CHARS} are taken", hint=_URL_HINT)
-    if port in (None, 80, 443):
-        return ("*:80", "*:443")
-    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "*:80", "*:443")
+    web = ("*:443",) if parts.scheme.lower() == "https" else ("*:80", "*:443")
+    if port is None or f"*:{port}" in web:
+        return web
+    return (*web, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 async def _receive(invocation: Invocation, buckets: tuple[int, ...], report: Report) -> bytes:

@@ -175,4 +175,5 @@ def reason_of(error: BaseException) -> str:
     """An error in words."""
     cause = cause_of(error)
     text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or "no answer in time"
+    text = text.encode(errors="replace").decode()  # it may quote what is no Unicode
     return f"denied: {text}" if isinstance(cause, PermissionError) else text

@@ -23,21 +23,24 @@ MAX_RESOURCES: Final = 512
 MAX_NAMED: Final = 10_000
 """References looked at, and told of if they are left out; a page names as many only to fill memory."""
 
+MAX_OBJECT_BYTES: Final = 2 * MAX_ALL_BYTES
+"""Decompressed: everything fetched, and at the worst as much of names, also of what was not fetched."""
 
-_LEVEL: Final = 9
-"""Of zstd: 5 ms for a median page; 19 takes a hundred times as long for 1% less."""
-_PIECE_BYTES: Final = MIB
-
-_WINDOW_BYTES: Final = 8 * MIB
-"""The largest that level 9 makes."""
 DEFAULT_BUCKETS: Final = (512 * 1024, 2 * MIB, 8 * MIB, 32 * MIB)
-MAGIC: Final = b"bentopg\x01"
+"""Few, so that an observer learns two bits; the README has the numbers."""
 
+MAGIC: Final = b"bentopg\x01"
 HEADER: Final = struct.Struct(">8sQ32s")
 """Magic and version, the compressed length, its SHA-256; then that, then random bytes."""
 
-MAX_OBJECT_BYTES: Final = 2 * MAX_ALL_BYTES
-"""Decompressed: everything fetched, and at the worst as much of names, also of what was not fetched."""
+_LEVEL: Final = 9
+"""Of zstd: 5 ms for a median page; 19 takes a hundred times as long for 1% less."""
+
+_WINDOW_BYTES: Final = 8 * MIB
+"""The largest that level 9 makes."""
+
+_PIECE_BYTES: Final = MIB
+
 Url = Annotated[str, msgspec.Meta(max_length=MAX_URL_CHARS)]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 

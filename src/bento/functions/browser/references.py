@@ -7,10 +7,11 @@ from typing import Final
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from bento.functions.browser.css import Replace, put, resolve, rewrite_css
-from bento.functions.browser.text import SELF_CLOSED, decode_text, media_type_of
+from bento.functions.browser.text import decode_text, media_type_of
 
 WIDTH_PX: Final = 1280
 """Of the window that pictures are chosen for: a common one."""
+
 _ATTRIBUTES: Final[dict[str, dict[str, str]]] = {
     "img": {"src": "image"},
     "input": {"src": "image"},
@@ -29,13 +30,17 @@ _ATTRIBUTES: Final[dict[str, dict[str, str]]] = {
 }
 _PICTURE: Final = re.compile(r"image/(?:avif|webp|a?png|jpe?g|gif|svg\+xml|bmp|x-icon)")
 _CANDIDATE: Final = re.compile(r"[\s,]*+((?>(?:[^\s,]+|,+(?=[^\s,]))+))(?:,|\s++([^,]*+)|\Z)")
+_SELF_CLOSED: Final = re.compile(
+    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)[a-zA-Z][\w:-]*)"
+    r"""((?:[^<>"'/]|"[^"<]*"|'[^'<]*'|/(?!>))*)/>"""
+)
 
 
 def parse_page(body: bytes, content_type: str, *, scripts: bool) -> LexborHTMLParser:
     """A page's tree, as a browser that runs scripts, or does not, would make it."""
     text = decode_text(body, content_type)
     if media_type_of(content_type) == "application/xhtml+xml":
-        text = SELF_CLOSED.sub(r"<\1\2></\1>", text)  # XML's short form, which HTML's parser takes for a start
+        text = _SELF_CLOSED.sub(r"<\1\2></\1>", text)  # XML's short form, which HTML's parser takes for a start
     return LexborHTMLParser(text, scripting=scripts)
 
 
@@ -43,7 +48,7 @@ def rewrite_html(tree: LexborHTMLParser, url: str, replace: Replace) -> None:
     """Replace each reference that a browser would fetch to show a page found at `url`; nothing where it has none."""
     base = base_of(tree, url)
     for node in tree.css("style"):
-        if "url(" in (css := node.text()) or "@" in css or "\\" in css:
+        if re.search(r"[(@\\]", css := node.text()):  # else it names nothing
             node.inner_html = rewrite_css(css, base, replace)
     for node in tree.css("picture"):
         settle_picture(node)

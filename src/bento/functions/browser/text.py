@@ -1,5 +1,6 @@
 """What a web page's bytes mean: their type, and their text in whatever character set."""
 
+import codecs
 import re
 from typing import Final
 
@@ -15,13 +16,10 @@ _LABELS: Final = {
     "ks_c_5601-1987": "cp949", "big5": "big5hkscs", "x-mac-roman": "mac-roman", "macintosh": "mac-roman",
 }  # fmt: skip
 """Names that the Encoding Standard reads otherwise than Python."""
-_CHARSET: Final = re.compile(
-    r"utf-?8|windows-\d{3,4}|cp\d{3,4}|iso-?8859-\d{1,2}|koi8-[ru]|gb18030|big5hkscs|euc-jp|iso-2022-jp|utf-16-?(?:le|be)?|mac-\w+"
-)
 
-SELF_CLOSED: Final = re.compile(
-    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)[a-zA-Z][\w:-]*)"
-    r"""((?:[^<>"'/]|"[^"<]*"|'[^'<]*'|/(?!>))*)/>"""
+_CHARSET: Final = re.compile(
+    r"utf-?8|utf-16-?(?:le|be)?|windows-\d{3,4}|cp\d{3,4}|iso-?8859-\d{1,2}|koi8-[ru]|mac-\w+"
+    r"|gb18030|big5hkscs|euc-jp|iso-2022-jp"
 )
 
 
@@ -50,18 +48,23 @@ def decode_text(body: bytes, content_type: str) -> str:
     for mark, charset in _MARKS:
         if body.startswith(mark):
             return body[len(mark) :].decode(charset, "replace")
-    named = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", content_type, re.I)
-    declared = _DECLARED.search(body, 0, 4096)
-    for label in (named and named[1], declared and declared[1].decode("latin-1")):
-        charset = _LABELS.get((label or "").lower(), (label or "").lower())
-        if charset.startswith("utf-16") and label is not (named and named[1]):
-            charset = "utf-8"  # it could not have been read
-        if _CHARSET.fullmatch(charset):
-            try:
-                return body.decode(charset, "replace")
-            except LookupError:
-                continue
+    header = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", content_type, re.I)
+    charset = _codec(header[1]) if header else ""
+    if not charset and (declared := _DECLARED.search(body, 0, 4096)):
+        charset = _codec(declared[1].decode("latin-1"))
+        charset = "utf-8" if charset.startswith("utf-16") else charset  # in which it could not have been read
+    if charset:
+        return body.decode(charset, "replace")
     try:
         return body.decode()
     except UnicodeDecodeError:
         return body.decode("cp1252", "replace")
+
+
+def _codec(label: str) -> str:
+    """Python's name for a character set of the web, "" if it is none."""
+    charset = _LABELS.get(label.lower(), label.lower())
+    try:
+        return codecs.lookup(charset).name if _CHARSET.fullmatch(charset) else ""
+    except LookupError:
+        return ""
