@@ -1,8 +1,12 @@
 """Over a private network: a page of 30 resources loaded by Browser at a box, padded as by default, against the same
 code here with a stream of plain Tor for each of its connections. Both rebuild the page as one file. The circuit is
-ready on both sides before the clock starts; Browser's spawn is in its time."""
+ready on both sides before the clock starts; Browser's spawn is in its time.
+
+Functions have a quarter of an ordinary process's CPU shares: on a machine that is busy otherwise, the ratio tells that.
+"""
 
 import asyncio
+import os
 import random
 import socket
 import tempfile
@@ -139,6 +143,7 @@ def main() -> None:
         page_bytes=sizes["plain"],
         sent_bytes=sizes["padded"],
         sent_bytes_unpadded=sizes["unpadded"],
+        load=round(os.getloadavg()[0], 1),
     )
 
 
