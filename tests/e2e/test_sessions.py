@@ -52,6 +52,9 @@ def fail():
     yield "before"
     raise ValueError("as asked")
 
+def value():
+    return "kept"
+
 def vanish():
     time.sleep(1)
     import os
@@ -185,6 +188,16 @@ def test_what_a_detached_call_raised_is_told_once(deployed: Deployed) -> None:
     assert (done.returncode, done.stdout) == (1, b"before")
     assert b"bento: error: ValueError: as asked" in done.stderr
     assert deployed.attach(session).returncode == 4
+
+
+def test_a_value_that_could_not_be_written_is_there_for_the_next(deployed: Deployed) -> None:
+    session = deployed.detach("value")
+    with Path("/dev/full").open("wb") as full:
+        process = deployed.user.bento("attach", NAME, session, stdout=full)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"can't write the output" in errors
+    assert deployed.attach(session).stdout == b'"kept"\n'
 
 
 def test_the_newer_attachment_replaces_the_older_which_says_so_and_stays_away(deployed: Deployed) -> None:

@@ -10,7 +10,7 @@ from bento.cli import progress, tell
 from bento.cli.running import read_input, show, until_done
 from bento.client import Client
 from bento.client.sessions import attach, begin
-from bento.errors import BentoError, Unreachable
+from bento.errors import BentoError, BoxUnreachable, FunctionRaised, LimitReached, Unreachable
 from bento.protocol.inner import INPUT_WINDOW_BYTES
 
 
@@ -53,7 +53,7 @@ def _attach(args: argparse.Namespace) -> int:
         except (asyncio.CancelledError, BrokenPipeError):
             _say(f"detached; the call goes on. Attach again with: {again}")
             raise
-        except Unreachable as error:
+        except BoxUnreachable as error:
             error.hint = f"the call may go on; try again with: {again}"
             raise
 
@@ -68,7 +68,7 @@ async def _show(client: Client, name: str, session: str) -> int:
         _say(f"output from byte {attachment.start} on")
         try:
             await show(attachment)
-        except BentoError as error:
+        except (FunctionRaised, LimitReached) as error:
             if not attachment.is_over:
                 raise
             return tell(error)  # now, since behind this block nobody could tell it again

@@ -64,6 +64,8 @@ class Invocation:
         self._taken = asyncio.Event()
         self._position = self._safe = side.received
         self._end: BentoError | StopAsyncIteration | None = None
+        self.is_done = False
+        """Whether its caller has left with the end, so that all may be forgotten."""
         self._was_attached = False
         self._losses = 0
         self._has_started = entry is None
@@ -80,8 +82,10 @@ class Invocation:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._end is not None and error in (None, self._end) and self._stream is not None:
-            self._stream.write(self._side.acknowledge_end())
+        if self._end is not None and error in (None, self._end):
+            self.is_done = True
+            if self._stream is not None:
+                self._stream.write(self._side.acknowledge_end())
         self._drop_stream()
 
     @property

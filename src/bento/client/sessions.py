@@ -185,7 +185,7 @@ class Attachment:
 
     @property
     def is_over(self) -> bool:
-        """Whether how the call ended has been told: leaving the block then forgets it, here and at the box."""
+        """Whether how the call ended has been told: leaving the block with that forgets it, here and at the box."""
         return self._invocation.is_over
 
 
@@ -213,7 +213,7 @@ async def attach(instance: Instance, sessions: Sessions, name: str) -> AsyncIter
         raise
     finally:
         # The loader is told first: whoever is killed in between finds the record, and is told that all is over.
-        if invocation.is_over:
+        if invocation.is_done:
             await sessions.remove(session)
 
 
