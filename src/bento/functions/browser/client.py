@@ -154,7 +154,7 @@ def _error(url: str, problem: Problem) -> BentoError:
     """What a problem at the box is to the caller. Its words are a stranger's: nothing of them moves a cursor."""
     text = f"{url}: " + "".join(letter if letter.isprintable() else "?" for letter in problem.message)
     if problem.kind == "denied":
-        return Refused([Denial(text)], hint="pick a box whose relay exits there, with --box")
+        return Refused([Denial(text)], hint="another box may allow it; name it with --box")
     if problem.kind == "limit":
         return LimitReached("page_bytes", text, hint=_PARTIAL_HINT)
     error = FunctionRaised(problem.type if problem.type.isidentifier() else "Error", text)

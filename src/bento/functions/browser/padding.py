@@ -8,9 +8,10 @@ import re
 from typing import Final
 
 from bento.errors import UsageError
-from bento.functions.browser.packet import DEFAULT_BUCKETS, MAX_OBJECT_BYTES
+from bento.functions.browser.packet import MAX_OBJECT_BYTES
 
-DEFAULT_PAD: Final = "buckets:" + ",".join(f"{size // 1024}KiB" for size in DEFAULT_BUCKETS)
+DEFAULT_PAD: Final = "buckets:512KiB,2MiB,8MiB,32MiB"
+"""By name what DEFAULT_BUCKETS are."""
 
 _MAX_BUCKETS: Final = 64
 """More would tell as much as the size itself."""
