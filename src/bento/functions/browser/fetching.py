@@ -1,5 +1,6 @@
 """Fetch one resource as a browser would, within limits: redirects, cookies, encodings, and sites that mean harm."""
 
+import ssl
 import threading
 import time
 import zlib
@@ -85,6 +86,34 @@ class Budget:
         with self.lock:
             self.left_bytes -= size
             return self.left_bytes >= 0
+
+
+class _Https(httpx.BaseTransport):
+    """Reads the machine's authorities when first needed: 50 ms that a page without https goes without."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._transport: httpx.HTTPTransport | None = None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with self._lock:
+            if self._transport is None:
+                # What httpx brings along knows no other authority than its own list.
+                self._transport = httpx.HTTPTransport(verify=ssl.create_default_context())
+        return self._transport.handle_request(request)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._transport is not None:
+                self._transport.close()
+
+
+def open_client() -> httpx.Client:
+    """A client for one visit: its cookies and connections are nobody else's."""
+    # Its context trusts nobody, should anything but http ever go by it.
+    plain = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    mounts = {"https://": _Https()}
+    return httpx.Client(headers=HEADERS, timeout=SILENCE_S, transport=plain, mounts=mounts, trust_env=False)
 
 
 def fetch(client: httpx.Client, budget: Budget, wanted: Wanted) -> Answer:

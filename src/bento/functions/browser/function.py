@@ -1,19 +1,15 @@
 """What runs at the box: load a page, and send it as one padded object. `browse` is the entry."""
 
 import heapq
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
 
-import httpx
-
 from bento.functions.browser.css import rewrite_css
 from bento.functions.browser.fetching import (
     EACH_S,
-    HEADERS,
     SILENCE_S,
     Answer,
     Budget,
@@ -21,6 +17,7 @@ from bento.functions.browser.fetching import (
     Wanted,
     cause_of,
     fetch,
+    open_client,
     reason_of,
     verify_use,
 )
@@ -75,9 +72,7 @@ def load(url: str, *, scripts: bool, keep_cut: bool) -> Fetched:
     """Fetch a page and what it names. Raises: why the page can't be had."""
     end_s = time.monotonic() + ALL_S
     pool = ThreadPoolExecutor(WORKERS)
-    # The machine's own certificates: what httpx brings along knows no other authority.
-    trusted = ssl.create_default_context()
-    with httpx.Client(headers=HEADERS, timeout=SILENCE_S, verify=trusted, trust_env=False) as client:
+    with open_client() as client:
         budget = Budget()
 
         def start(wanted: Wanted) -> "Future[Answer]":
