@@ -5,6 +5,7 @@ The reaper is the one who knows for sure: it keeps the leases, and what a server
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import socket
@@ -18,7 +19,7 @@ from bento.box.connections import Connections, let_go
 from bento.errors import BadToken, NoSuchInstance, Refused
 from bento.manifest import Manifest
 from bento.policy import Grant, Policy, Refusal, decide
-from bento.protocol.broker import Attach, Begin, encode_packet
+from bento.protocol.broker import Attach, Begin, Unavailable, encode_packet
 from bento.protocol.framing import encode_frame
 from bento.protocol.messages import Connect, Connected, Renew, Shutdown, Spawn, Spawned, State, Status
 from bento.sandbox.instances import MAX_TOMBSTONES
@@ -109,6 +110,9 @@ class Instances:
                 living.control.close()
                 link.end(living.instance, "shutdown")
                 continue
+            with contextlib.suppress(OSError):
+                # What the last server had taken and died with has no other answer; what is asked from here on has.
+                living.control.send(encode_packet(Unavailable()))
             self._add(Instance(living.instance, record, living.control, now_s() + living.lease_left_s))
         for gone in self._running.keys() - {living.instance for living in link.adopted}:
             self._bury(Tombstone(gone, "crash", until_s=self._running[gone].expires_s))

@@ -87,7 +87,7 @@ class Failed(Packet, frozen=True, tag="failed"):
 
 class Unavailable(Packet, frozen=True, tag="unavailable"):
     """Whatever was asked has failed. Reaper to instance, in the box's place while its server is gone; box to instance,
-    as the last answer to one that says what no loader says."""
+    first by a new server, and as the last answer to one that says what no loader says."""
 
 
 FromBox = Begin | Attach | Resolved | Dialled | Failed | Unavailable

@@ -72,6 +72,37 @@ def test_a_function_that_dials_without_a_server_is_told(fragile: LoneBox) -> Non
     assert (outcome.type, "server is not running" in outcome.message) == ("ConnectionError", True)
 
 
+def test_what_a_server_took_and_died_with_is_answered_by_the_next(fragile: LoneBox) -> None:
+    source = (
+        SOURCE
+        + b"""
+class Taken:
+    def send(self, data):
+        api.send(b"taken")
+
+def dial_in_vain():
+    from bento.guest import broker
+    ours, theirs = broker.current(), broker.current()._control
+    ours._control = Taken()
+    try:
+        dial()
+    except ConnectionError as error:
+        ours._control = theirs
+        try:
+            dial()
+        except OSError as after:
+            return [str(error), type(after).__name__]
+"""
+    )
+    call = RemoteFunction(fragile.address, source).start("dial_in_vain")
+    assert call.read(5) == b"taken"
+    fragile.kill_server()
+    fragile.start()
+    told, after = call.value()
+    assert told.startswith("the box can't dial example.test:80: its server is not running")
+    assert after in ("PermissionError", "gaierror")
+
+
 def test_leases_end_instances_while_no_server_runs(fragile: LoneBox) -> None:
     function = RemoteFunction(fragile.address, SOURCE, lease_s=2)
     call = function.start("echo")
