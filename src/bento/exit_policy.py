@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bento.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stem.exit_policy import ExitPolicy, ExitPolicyRule
+    from stem.exit_policy import ExitPolicyRule
 
 ALL_PORTS = range(1, 65536)
 
@@ -146,15 +146,27 @@ def open_ports(policy: str, address: str) -> tuple[range, ...]:
 
 
 def is_range_open(policy: str, low: int, high: int) -> bool:
-    """Whether the rules accept, at some address, some port from `low` to `high`."""
-    found = _parse(policy)
-    edges = {low} | {edge for rule in found for edge in (rule.min_port, rule.max_port + 1) if low < edge <= high}
-    return any(found.can_exit_to(None, port, strict=False) for port in edges)
+    """Whether the rules accept, at some address, some port from `low` to `high`. That several rules together may reject
+    every address that a later one accepts is not seen here: each dial is checked."""
+    return any(_is_open_somewhere(_read(policy), version, range(low, high + 1)) for version in (4, 6))
+
+
+def _is_open_somewhere(rules: "Iterable[_Rule]", version: int, ports: range) -> bool:
+    undecided = [ports]
+    for rule in rules:
+        if rule.version not in (0, version):
+            continue
+        if rule.is_accept and _overlaps(undecided, [rule.ports]):
+            return True
+        if rule.mask == 0:
+            undecided = [left for part in undecided for left in _without(part, rule.ports)]
+    return False
 
 
 def verify_rules(rules: Sequence[str]) -> None:
     """Check that each line is a rule of an exit policy; ConfigError names the first that is not."""
-    from stem.exit_policy import ExitPolicyRule  # see _parse
+    # Imported here: a function's image holds this module for its types, and no stem.
+    from stem.exit_policy import ExitPolicyRule
 
     for rule in rules:
         try:
@@ -175,7 +187,7 @@ class _Rule(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _read(policy: str) -> tuple[_Rule, ...]:
-    from stem.exit_policy import ExitPolicyRule  # see _parse
+    from stem.exit_policy import ExitPolicyRule  # see verify_rules
 
     rules = [(text, ExitPolicyRule(text)) for text in _texts(policy)]
     named = (
@@ -206,11 +218,3 @@ def _overlaps(some: Iterable[range], others: Sequence[range]) -> list[range]:
 def _without(ports: range, taken: range) -> Iterable[range]:
     left = (range(ports.start, min(ports.stop, taken.start)), range(max(ports.start, taken.stop), ports.stop))
     return [part for part in left if part]
-
-
-@lru_cache(maxsize=8)
-def _parse(policy: str) -> "ExitPolicy":
-    # Imported here: a function's image holds this module for its types, and no stem.
-    from stem.exit_policy import ExitPolicy
-
-    return ExitPolicy(*_texts(policy))

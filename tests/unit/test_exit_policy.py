@@ -70,6 +70,25 @@ def test_tells_whether_a_range_has_an_open_port(low: int, high: int, is_open: bo
     assert is_range_open("accept *:80,accept *:443,reject *:*", low, high) is is_open
 
 
+@pytest.mark.parametrize(
+    ("policy", "is_open"),
+    [
+        ("accept 5.0.0.0/8:80,reject *:*", True),
+        ("reject 5.0.0.0/8:*,accept *:80,reject *:*", True),
+        ("reject *:*,accept *:80", False),
+        ("accept6 *:80,reject *:*", True),
+        ("reject6 *:*,accept *:80,reject *:*", True),
+        ("reject *:*,accept6 *:80", False),
+        ("accept6 5.6.7.8:80,reject *:*", False),
+        ("reject *4:*,reject *6:*", False),
+        ("reject *:81-65535", True),
+        ("", False),
+    ],
+)
+def test_a_port_is_open_if_it_is_at_some_address_of_some_family(policy: str, is_open: bool) -> None:
+    assert is_range_open(policy, 80, 80) is is_open
+
+
 def test_a_policy_that_can_not_be_read_dials_nothing() -> None:
     refusal = why_not_dialled(RelayFacts(policy="accept whatever"), "5.6.7.8", [one_port(80)])
     assert refusal == "the relay's exit policy can't be read"
