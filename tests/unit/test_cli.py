@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bento.cli import main
+from bento.cli import main, tell
 from bento.cli.running import encode_value
 from bento.cli.users import parse_argument
+from bento.errors import BadToken
 
 HELLO = "def hello(name):\n    return name\n"
 
@@ -122,3 +123,33 @@ def test_starting_takes_no_module_of_another_command() -> None:
     code = "import sys; from bento.cli import main; main(['boxes']); print('bento.testnet.supervisor' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, env=os.environ)
     assert done.stdout == "False\n"
+
+
+def run_shell(command: str) -> "subprocess.CompletedProcess[str]":
+    line = command.replace("bento", f"{sys.executable} -m bento")
+    return subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=30, env=os.environ)
+
+
+def test_with_stderr_closed_no_error_goes_to_stdout() -> None:
+    done = run_shell("bento share nobody 2>&-")
+    assert (done.returncode, done.stdout) == (4, "")
+
+
+def test_with_stdin_closed_there_is_no_ticket() -> None:
+    done = run_shell("bento accept --name x <&-")
+    assert done.returncode == 2
+    assert "there is no ticket" in done.stderr
+
+
+def test_a_full_disk_under_stdout_is_no_fault_of_our_own() -> None:
+    done = run_shell("bento ls --json > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "bento: error: can't write the output: No space left on device"
+
+
+def test_what_a_box_says_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tell(BadToken("no\x1b[2J\nbento: error: forged\u202e", hint="\x07é")) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        r"bento: error: no\x1b[2J\nbento: error: forged\u202e",
+        r"bento: hint: \x07é",
+    ]

@@ -5,8 +5,8 @@ from bento.errors import BadToken, ProtocolError, Refused, VersionMismatch
 from bento.manifest import Manifest
 from bento.policy import Grant, Refusal
 from bento.protocol import messages
-from bento.protocol.framing import HEADER_BYTES, encode_frame
-from bento.protocol.messages import Connected, Describe, Hello, Pad, Spawn, Spawned, State, Status
+from bento.protocol.framing import HEADER_BYTES, decode_outer_reply, encode_frame
+from bento.protocol.messages import Connected, Describe, Hello, Pad, Renewed, Spawn, Spawned, State, Status
 from bento.protocol.outer import BoxSide, ClientSide, OuterState
 
 _SPAWN = Spawn(bytes(32), bytes(32), Manifest(), 60)
@@ -90,3 +90,10 @@ def test_a_bad_token_is_told_as_one() -> None:
     client.send(Status(bytes(32)))
     with pytest.raises(BadToken):
         client.receive(encode_frame(messages.Refused("bad-token", "no")))
+
+
+@pytest.mark.parametrize("lease_s", [-1, 2**31 + 1, 2**63])
+def test_a_lease_that_no_box_can_have_left_is_an_error(lease_s: int) -> None:
+    for answer in (Connected(lease_s), State(True, lease_s), Renewed(lease_s)):
+        with pytest.raises(ProtocolError, match="lease_s"):
+            decode_outer_reply(_payload(answer))

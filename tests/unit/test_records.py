@@ -166,6 +166,38 @@ def test_a_damaged_record_is_named_and_stays(records: Records, folder: Path, dat
     assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize(
+    "changes", [{"box": "../up"}, {"box": BOX + "\n"}, {"expires_s": 9e18}, {"expires_s": -1.0}, {"lease_s": 0}]
+)
+def test_a_record_with_a_value_that_can_t_be_is_damaged(
+    records: Records, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(records, deployed("a", **changes), deployed("b"))
+    with pytest.raises(ConfigError, match="damaged"):
+        records.read("a")
+    assert main(["ls"]) == 0
+    out, err = capsys.readouterr()
+    assert "b " in out
+    assert "damaged" in err
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_what_lies_in_a_name_s_place_and_is_no_folder_gives_way(
+    records: Records, folder: Path, tmp_path: Path, is_link: bool
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    add(records, deployed("b"))
+    if is_link:
+        (folder / "a").symlink_to(elsewhere)
+    else:
+        (folder / "a").touch()
+    add(records, deployed("a"), deployed("c", 3))
+    assert [record.name for record in records.read_all()[0]] == ["a", "b", "c"]
+    assert (elsewhere / "mine").exists()
+
+
 def test_a_record_cut_at_any_byte_is_damaged(records: Records, folder: Path) -> None:
     add(records, deployed("a"))
     path = folder / "a" / "function.json"
@@ -197,7 +229,7 @@ def test_of_many_at_once_one_gets_the_name(folder: Path) -> None:
 
 
 def _rewrite(folder: Path) -> None:
-    for lease_s in range(100):
+    for lease_s in range(1, 101):
         asyncio.run(Records(folder).replace(deployed("a", lease_s=lease_s)))
 
 

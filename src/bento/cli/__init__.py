@@ -5,6 +5,7 @@ What goes wrong is one line `bento: error: ...` and one `bento: hint: ...` on st
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ INTERRUPTED = 130
 
 READER_GONE = 141
 """As shells count one whose reader went away (SIGPIPE)."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write says of a file that can't grow any more."""
 
 INTERNAL = 70
 """A fault of Bento's own: sysexits.h calls it EX_SOFTWARE."""
@@ -50,6 +54,9 @@ def guarded(run: Callable[[], int]) -> int:
         _silence_stdout()
         return READER_GONE
     except Exception as error:  # noqa: BLE001 - the last place where one can be caught
+        if isinstance(error, OSError) and error.errno in _FULL:
+            _silence_stdout()
+            return tell(UsageError(f"can't write the output: {error.strerror}", hint="is the disk full?"))
         _print_error(f"internal: {type(error).__name__}: {error}", "this is a fault of Bento; please report it")
         return INTERNAL
     return status
@@ -92,22 +99,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def printable(text: str) -> str:
+    """A text that a box or a function may have made, for a line of a terminal: what would steer that is escaped.
+
+    >>> printable("red \\x1b[31m")
+    'red \\\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def _print_error(message: str, hint: str) -> None:
-    lines = [f"bento: error: {message}"] + ([f"bento: hint: {hint}"] if hint else [])
-    _print_to_stderr("\n".join(lines))
+    _print_to_stderr(f"bento: error: {message}", *([f"bento: hint: {hint}"] if hint else []))
 
 
 def _print_rules(error: Refused) -> None:
     """Every rule on a line of its own, with what to do about it."""
     hints = (getattr(refusal, "hint", "") for refusal in error.refusals)
     rules = (f"bento: refused: {refusal.text} ({hint})" for refusal, hint in zip(error.refusals, hints, strict=True))
-    _print_to_stderr("\n".join(rules))
+    _print_to_stderr(*rules)
 
 
-def _print_to_stderr(text: str) -> None:
+def _print_to_stderr(*lines: str) -> None:
     try:
         progress.clear()
-        print(text, file=sys.stderr, flush=True)
+        print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
     except OSError:
         return  # nobody reads it; the status says it all
 
@@ -118,9 +133,12 @@ def _silence_stdout() -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Where stdin, stdout or stderr is closed, let it be /dev/null: else the next file opened would take its number."""
-    for descriptor in range(3):
+    """Where stdin, stdout or stderr is closed, let it be /dev/null: else the next file opened would take its number,
+    and what is meant for stderr would go to stdout."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))

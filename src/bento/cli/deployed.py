@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bento.cli import progress
+from bento.cli import printable, progress
 from bento.cli.running import talk, until_done
 from bento.cli.sessions import detach
 from bento.cli.users import parse_argument, parse_seconds
@@ -106,10 +106,13 @@ def _inspect(args: argparse.Namespace) -> int:
                 state = await instance.status()
         progress.clear()
         record = client.find(args.name)
+        sessions = client.sessions(args.name).ids
         if args.json:
-            print(json.dumps(_inspected(record, box, state)))
+            print(json.dumps(_inspected(record, box, state) | {"sessions": sessions}))
         else:
             _print_inspected(record, box, state)
+            if sessions:
+                print(f"  sessions  {' '.join(sessions)}")
 
     return until_done(work())
 
@@ -131,7 +134,7 @@ def _stop(args: argparse.Namespace) -> int:
     async def work() -> None:
         how = await client.stop(args.name)
         progress.clear()
-        print(f"{args.name} has ended: {how}")
+        print(f"{args.name} has ended: {printable(how)}")
 
     return until_done(work())
 
@@ -191,7 +194,7 @@ def _print_inspected(record: Deployed, box: ListedBox, state: State | None) -> N
     elif state.running:
         text = f"runs; its lease ends in {state.lease_s} s, at {_moment(record.expires_s)}"
     else:
-        text = f"has ended: {ending(state)}"
+        text = f"has ended: {printable(ending(state))}"
     print(f"{record.name} {text}")
     print(f"  box       {box.fingerprint} {box.nickname}")
     print(f"  instance  {record.instance}")

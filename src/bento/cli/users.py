@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bento.cli import progress
+from bento.cli import printable, progress
 from bento.cli.running import run_function
 from bento.client import Client
 from bento.client.choose import find_box, item_refusals
@@ -175,10 +175,10 @@ def _verdict_object(verdict: Verdict) -> dict[str, Any]:
 def _print_verdict(verdict: Verdict, image: str) -> None:
     print(f"{verdict.box.fingerprint}  {verdict.box.nickname}  {'refuses' if verdict.refusals else 'admits'}")
     for refusal in verdict.refusals:
-        print(f"    {refusal.text} ({refusal.hint})")
+        print(f"    {printable(refusal.text)} ({refusal.hint})")
     if verdict.described is not None and image in verdict.described.packages:
         packages = ", ".join(f"{each.name} {each.version}" for each in verdict.described.packages[image])
-        print(f"    {image}: Python {verdict.described.python} with {packages}")
+        print(f"    {image}: {printable(f'Python {verdict.described.python} with {packages}')}")
 
 
 def _run(args: argparse.Namespace) -> int:

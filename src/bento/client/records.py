@@ -12,13 +12,15 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from bento.client.files import sync_folder, write_whole
 from bento.client.lock import locked
 from bento.errors import BadToken, ConfigError, NoSuchInstance, UsageError
+from bento.protocol.messages import Lease
 from bento.tokens import InvocationToken, ShutdownToken
 
 _VERSION: Final = 1
@@ -32,6 +34,11 @@ _LOCK_LIMIT_S: Final = 10.0
 """A lock is held for a file's write: past this the disk hangs."""
 
 
+Fingerprint = Annotated[str, Meta(pattern=r"\A[0-9A-F]{40}\Z")]
+UnixTime = Annotated[float, Meta(ge=0, le=2**33)]
+"""Up to the year 2242: further than any lease, and no date that a calendar can't tell."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Deployed:
     """A function at a box that was deployed or accepted here.
@@ -41,11 +48,11 @@ class Deployed:
     """
 
     name: str
-    box: str
+    box: Fingerprint
     invocation_token: InvocationToken
     shutdown_token: ShutdownToken | None = None
-    expires_s: float | None = None
-    lease_s: int | None = None
+    expires_s: UnixTime | None = None
+    lease_s: Lease | None = None
     is_starting: bool = False
 
     @property
@@ -206,5 +213,9 @@ def _write(folder: Path, record: Deployed) -> None:
 
 
 def _remove(folder: Path) -> None:
+    """Remove a folder; also what a user may have put in its place, a link or a file."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)

@@ -18,6 +18,8 @@ InvocationId = Annotated[bytes, Meta(min_length=INVOCATION_ID_BYTES, max_length=
 MAX_LEASE_S = 2**31
 """What fits everywhere; no box grants 68 years."""
 Lease = Annotated[int, Meta(ge=1, le=MAX_LEASE_S)]
+Remaining = Annotated[int, Meta(ge=0, le=MAX_LEASE_S)]
+"""Of a lease, in seconds."""
 Offset = Annotated[int, Meta(ge=0, le=2**62)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 EntryName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
@@ -122,13 +124,13 @@ class Spawned(Message, frozen=True, tag="spawned"):
     """The instance is there; from the next byte on the loader speaks. `lease_s` seconds are left."""
 
     grant: Grant
-    lease_s: int
+    lease_s: Remaining
 
 
 class Connected(Message, frozen=True, tag="connected"):
     """From the next byte on the loader speaks."""
 
-    lease_s: int
+    lease_s: Remaining
 
 
 Cause = Literal["shutdown", "lease", "limit", "crash", "exit", "box"]
@@ -139,7 +141,7 @@ class State(Message, frozen=True, tag="state"):
     """Answers Status: running, with `lease_s` seconds left; or ended, by `cause`, and for a limit by which `rule`."""
 
     running: bool
-    lease_s: int
+    lease_s: Remaining
     cause: Cause | None = None
     rule: str = ""
     limit: int = 0
@@ -148,7 +150,7 @@ class State(Message, frozen=True, tag="state"):
 class Renewed(Message, frozen=True, tag="renewed"):
     """Answers Renew: `lease_s` seconds are left, never more than the grant's wall time leaves."""
 
-    lease_s: int
+    lease_s: Remaining
 
 
 class Ended(Message, frozen=True, tag="ended"):
