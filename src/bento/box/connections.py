@@ -18,6 +18,7 @@ class Connections:
         self.epoll = select.epoll()
         self._by_descriptor: dict[int, tuple[bytes, socket.socket]] = {}
         self._by_instance: dict[bytes, set[socket.socket]] = {}
+        self._set_aside: set[socket.socket] = set()
 
     def __len__(self) -> int:
         return len(self._by_descriptor)
@@ -26,9 +27,19 @@ class Connections:
         return self._by_instance.get(instance, ())
 
     def add(self, instance: bytes, connection: socket.socket) -> None:
+        """Keep a connection; OSError, and it is not kept, if the kernel can't watch one more."""
+        self.epoll.register(connection.fileno(), select.EPOLLRDHUP)
         self._by_descriptor[connection.fileno()] = (instance, connection)
         self._by_instance.setdefault(instance, set()).add(connection)
-        self.epoll.register(connection.fileno(), select.EPOLLRDHUP)
+
+    def set_aside(self, connection: socket.socket) -> None:
+        """Keep one that has ended; `ended` tells it no more."""
+        self.epoll.unregister(connection.fileno())
+        self._set_aside.add(connection)
+
+    def aside(self, instance: bytes) -> Collection[socket.socket]:
+        """Those of an instance that are set aside."""
+        return self._set_aside.intersection(self.of(instance))
 
     def remove(self, connection: socket.socket) -> None:
         """Forget a connection; to end it is the caller's."""
@@ -36,7 +47,10 @@ class Connections:
         self._by_instance[instance].remove(connection)
         if not self._by_instance[instance]:
             del self._by_instance[instance]
-        self.epoll.unregister(connection.fileno())
+        if connection in self._set_aside:
+            self._set_aside.remove(connection)
+        else:
+            self.epoll.unregister(connection.fileno())
 
     def ended(self) -> list[tuple[bytes, socket.socket]]:
         """Those that have ended, with their instance."""
@@ -51,9 +65,14 @@ class Connections:
 
 def end(connection: socket.socket) -> None:
     """End a connection for everyone who holds it. What was sent on it is still delivered."""
+    shut(connection)
+    let_go(connection)
+
+
+def shut(connection: socket.socket) -> None:
+    """Shut both sides of a connection: what has arrived can still be read, what was sent is still delivered."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    let_go(connection)
 
 
 def let_go(connection: socket.socket) -> None:

@@ -1,7 +1,8 @@
 """What functions have dialled: a duplicate of each connection, what it has carried, and its end.
 
 A peer that closes its side ends the connection both ways, as it does at a Tor exit: without that, a function that just
-closes its descriptor would leave the duplicate open for ever.
+closes its descriptor would leave the duplicate open for ever. The connection keeps its place until what has arrived is
+read: else a function that reads nothing would hold as much of the kernel's memory as it has descriptors for.
 
 A server that takes over after a crash has no duplicate of what was dialled before: that goes on uncounted, ends with
 its instance, and the count begins anew.
@@ -16,7 +17,7 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bento.box.connections import Connections, end, let_go
+from bento.box.connections import Connections, end, shut
 from bento.box.reach import Denied
 from bento.sandbox import syscalls
 
@@ -57,11 +58,17 @@ class Account:
             raise Denied(f"egress_bytes: the function's connections have carried the {self._limit_bytes} bytes granted")
 
     def verify_room(self) -> None:
-        """Check that one more may be opened; Busy if too many are."""
-        if len(self._connections.of(self._instance)) >= MAX_INSTANCE_DIALLED:
+        """Check that one more may be opened; Busy if too many are.
+
+        An instance may have as many as the whole box has left. So sixteen that take all they can have 60 each and leave
+        as many free, 63 have 16 each; who comes then still gets some.
+        """
+        own, left = len(self._connections.of(self._instance)), MAX_DIALLED - len(self._connections)
+        if own >= MAX_INSTANCE_DIALLED:
             raise Busy(f"the function has {MAX_INSTANCE_DIALLED} connections open, the most it may have")
-        if len(self._connections) >= MAX_DIALLED:
-            raise Busy(f"the box has {MAX_DIALLED} connections open, the most it may have")
+        if own >= left:
+            says = f"the box can open {left} more connections of {MAX_DIALLED}, for functions with fewer than {left}"
+            raise Busy(f"{says}; this one has {own}")
 
     def add(self, connection: socket.socket) -> None:
         """Keep the box's duplicate of a connection; there must be room."""
@@ -74,11 +81,23 @@ class Account:
         self._connections.remove(connection)
         end(connection)
 
+    def end_unless_unread(self, connection: socket.socket) -> None:
+        """The same for one that has ended, once all that came has been read; until then it is shut, and keeps its
+        place."""
+        if _has_unread(connection):
+            shut(connection)
+            self._connections.set_aside(connection)
+        else:
+            self.end(connection)
+
     async def watch(self) -> None:
         """Read what they carry, until cancelled; break all once the limit is reached."""
         while True:
             await self._has_some.wait()
             await asyncio.sleep(_READ_S)
+            for connection in self._connections.aside(self._instance):
+                if not _has_unread(connection):
+                    self.end(connection)
             some = list(self._connections.of(self._instance))
             if self._ended_bytes + sum(map(carried_bytes, some)) >= self._limit_bytes:
                 self._is_used_up = True
@@ -117,7 +136,7 @@ class Dialled:
 
     def _end_ended(self) -> None:
         for instance, connection in self._connections.ended():
-            self._accounts[instance].end(connection)
+            self._accounts[instance].end_unless_unread(connection)
 
 
 def carried_bytes(connection: socket.socket) -> int:
@@ -128,11 +147,13 @@ def carried_bytes(connection: socket.socket) -> int:
     return int(acknowledged + received + queued)
 
 
+def _has_unread(connection: socket.socket) -> bool:
+    return fcntl.ioctl(connection, termios.FIONREAD, bytes(4)) != bytes(4)
+
+
 def _break(connection: socket.socket) -> None:
     """End a connection so that who reads it gets an error: the end of its bytes must not look like the end of what the
     peer had to say. The kernel also drops what it has not sent yet."""
     with contextlib.suppress(OSError):
         syscalls.disconnect(connection.fileno())
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-    let_go(connection)
+    end(connection)

@@ -49,7 +49,7 @@ _REQUESTS_PER_S = 100
 """From then on: fifty connections a second. What more an instance asks waits in its own socket, so that it neither
 keeps the server busy with what is refused anyway, nor scans a network from the relay's address."""
 
-_FULL = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+_FULL = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.ENOSPC)
 
 
 @dataclass(frozen=True)

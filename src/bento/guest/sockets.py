@@ -16,6 +16,7 @@ import sys
 import threading
 from _socket import socket as _Kernel  # noqa: N812 (a class; what the interpreter itself has of a socket)
 from asyncio.selector_events import BaseSelectorEventLoop
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from bento.guest import names
@@ -23,6 +24,7 @@ from bento.guest.broker import current, wait, wait_in_loop
 from bento.guest.names import Lookup, look_up, look_up_in_loop
 
 _TYPE_MASK: Final = 0xF
+_DROP_BYTES: Final = 64 * 1024
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _UNBOUND: Final = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0, 0, 0)}  # noqa: S104
 
@@ -212,12 +214,19 @@ def _real_close(self: socket.socket) -> None:
     if self.fileno() < 0 or not _is_tcp(self):
         return _Kernel.close(self)
     with _lock:
-        try:
+        with suppress(OSError):  # its descriptor was closed behind its back
             if _let_go(_inode(self)):
-                _Kernel.shutdown(self, socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended already
+                _end(self)
         return _Kernel.close(self)
+
+
+def _end(sock: socket.socket) -> None:
+    """Shut it, and drop what nobody has read: with that it would keep its place among the instance's connections."""
+    with suppress(OSError):  # it has ended already
+        _Kernel.shutdown(sock, socket.SHUT_RDWR)
+    with suppress(OSError):
+        while _Kernel.recv(sock, _DROP_BYTES):
+            pass
 
 
 def _let_go(inode: int) -> bool:

@@ -2,11 +2,17 @@
 
 import asyncio
 import contextlib
+import fcntl
+import hashlib
+import itertools
 import os
+import random
 import socket
 import stat
 import struct
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,11 +175,93 @@ def test_a_peer_s_end_ends_the_connection_and_loses_nothing_of_what_it_said(peer
 
     async def scenario(instance: Instance) -> None:
         before = _descriptors()
-        for _ in range(MAX_INSTANCE_DIALLED * 2):
-            connection = await _dialled(instance, peer)
-            await _until(lambda: _descriptors() <= before + 2)  # the box lets go, though nothing has been read here
-            assert len(_read_all(connection)) == 100_000
+        for _ in range(3):
+            connections = [await _dialled(instance, peer) for _ in range(MAX_INSTANCE_DIALLED)]
+            for connection in connections:
+                assert len(await asyncio.to_thread(_read_all, connection)) == 100_000
+            await _until(lambda: _descriptors() <= before + MAX_INSTANCE_DIALLED)  # the box has let go
+            for connection in connections:
+                connection.close()
+
+    peer.serve_one = serve_one
+    serve(scenario, grant=_GRANT)
+
+
+def test_what_has_ended_keeps_its_place_until_it_is_read(peer: Peer) -> None:
+    def serve_one(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(bytes(1000))
+
+    async def scenario(instance: Instance) -> None:
+        kept = [await _dialled(instance, peer) for _ in range(MAX_INSTANCE_DIALLED)]
+        await _until(lambda: all(_unread(each) == 1000 for each in kept))
+        await asyncio.sleep(0.3)
+        for how in (socket.SHUT_RD, socket.SHUT_RDWR):  # nor does what the function ends itself make room
+            with contextlib.suppress(OSError):
+                kept[0].shutdown(how)
+        says = "the function has 64 connections open, the most it may have"
+        assert await instance.dial("127.0.0.1", peer.port) == (Failed(1, "busy", says), None)
+        assert len(_read_all(kept[0])) == 1000
+        await _until(lambda: _descriptors() <= 2 * MAX_INSTANCE_DIALLED - 1)
+        kept.append(await _dialled(instance, peer))
+        for connection in kept:
             connection.close()
+        instance.close()
+        await _until(lambda: _descriptors() == 0)
+
+    peer.serve_one = serve_one
+    serve(scenario, grant=_GRANT)
+
+
+def _unread(connection: socket.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), "little")
+
+
+def test_a_slow_reader_gets_all_that_a_peer_said_before_it_ended(peer: Peer) -> None:
+    body = random.Random(1).randbytes(8 * _MIB)
+
+    def serve_one(connection: socket.socket) -> None:
+        with connection:  # closed with the function's last bytes unread: a reset, if they come late
+            connection.recv(1)
+            connection.sendall(body)
+
+    def read_slowly(connection: socket.socket) -> bytes:
+        found = b""
+        connection.sendall(b"x")
+        while data := connection.recv(256 * 1024):
+            found += data
+            if len(found) < _MIB or len(found) > len(body) - _MIB:
+                time.sleep(0.05)
+        return found
+
+    async def scenario(instance: Instance) -> None:
+        with await _dialled(instance, peer) as connection:
+            found = await asyncio.to_thread(read_slowly, connection)
+            assert hashlib.sha256(found).digest() == hashlib.sha256(body).digest()
+
+    peer.serve_one = serve_one
+    serve(scenario, grant=_GRANT)
+
+
+def test_an_answer_that_comes_before_the_request_is_whole_can_be_read(peer: Peer) -> None:
+    """As of a server that refuses an upload, says so, and waits for the client to stop."""
+
+    def serve_one(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b"413")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    def upload(connection: socket.socket) -> bytes:
+        with contextlib.suppress(BrokenPipeError):
+            for _ in range(1000):
+                connection.sendall(bytes(65536))
+        return _read_all(connection)
+
+    async def scenario(instance: Instance) -> None:
+        with await _dialled(instance, peer) as connection:
+            assert await asyncio.to_thread(upload, connection) == b"413"
 
     peer.serve_one = serve_one
     serve(scenario, grant=_GRANT)
@@ -248,17 +336,30 @@ def test_an_instance_that_never_closes_has_a_limit_and_others_go_on(peer: Peer) 
     serve(scenario, instances=2, grant=_GRANT)
 
 
-def test_the_box_has_a_limit_of_all_connections(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialled, "MAX_DIALLED", 3)
+def test_the_box_has_a_limit_of_all_connections_and_those_with_many_leave_some(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialled, "MAX_DIALLED", 9)
 
     async def scenario(*instances: Instance) -> None:
-        kept = [await _dialled(instance, peer) for instance in instances[:3]]
-        answer, _ = await instances[3].dial("127.0.0.1", peer.port)
-        assert answer == Failed(1, "busy", "the box has 3 connections open, the most it may have")
-        kept[0].shutdown(socket.SHUT_RDWR)
+        async def dial_all(instance: Instance) -> list[socket.socket]:
+            kept = []
+            while (found := await instance.dial("127.0.0.1", peer.port))[1] is not None:
+                kept.append(found[1])
+            assert isinstance(found[0], Failed)
+            messages.append(found[0].message)
+            return kept
+
+        messages: list[str] = []
+        kept = [await dial_all(instance) for instance in instances]
+        assert [len(some) for some in kept] == [5, 2, 1, 1]
+        assert (
+            messages[0] == "the box can open 4 more connections of 9, for functions with fewer than 4; this one has 5"
+        )
+        kept[0].pop().shutdown(socket.SHUT_RDWR)
         await asyncio.sleep(0.1)
-        kept.append(await _dialled(instances[3], peer))
-        for connection in kept:
+        assert len(await dial_all(instances[3])) == 0
+        for connection in itertools.chain(*kept):
             connection.close()
 
     serve(scenario, instances=4, grant=_GRANT)

@@ -4,10 +4,12 @@ The sandbox and the loader are real; the box is the test's (tests/dialling.py), 
 connection as a real one does.
 """
 
+import fcntl
 import http.server
 import queue
 import socketserver
 import ssl
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -459,6 +461,16 @@ def test_the_end_of_the_last_object_is_the_end_of_the_connection(instance: Insta
     assert instance.call("attempt", f"TOKEN = {how.encode()!r}\n{ENDINGS[how]}") is None
     while _Echo.ended.get(timeout=WAIT_S) != how.encode():
         pass
+
+
+@pytest.mark.parametrize("how", ["connected.close()", "del connected", "connected.shutdown(2); connected.close()"])
+def test_what_a_closed_connection_left_unread_is_dropped(
+    instance: Instance, world: tuple[World, bytes], how: str
+) -> None:
+    """Else the box would think that somebody may still read it."""
+    code = "connected = echo(b'x'); connected.sendall(bytes(5000)); select.select([connected], [], [])\n" + how
+    assert instance.call("attempt", code) is None
+    assert fcntl.ioctl(world[0].kept[-1], termios.FIONREAD, bytes(4)) == bytes(4)
 
 
 def test_without_a_descriptor_left_an_error_says_so_and_the_next_attempt_works(
