@@ -35,11 +35,15 @@ class LoneBox:
     def is_reaper_running(self) -> bool:
         return is_reaper_running(self.folder / "run")
 
-    def start(self) -> None:
-        """Start the server (again), and wait until it listens."""
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "bento", "box", "run", "--config", str(self.config)]
+
+    def start(self, *command: str) -> None:
+        """Start the server (again), and wait until it listens; by `command`, if one is given."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bento", "box", "run", "--config", str(self.config)],
+                command or self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -30,6 +30,7 @@ from bento.protocol.messages import (
     Ended,
     Message,
     OuterRequest,
+    Package,
     Refused,
     Renew,
     Renewed,
@@ -38,7 +39,6 @@ from bento.protocol.messages import (
     Status,
 )
 from bento.protocol.outer import BoxSide
-from bento.sandbox.libraries import packages
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.reaper import SOCKET_NAME
 
@@ -66,11 +66,19 @@ _BACKLOG = 128
 class Server:
     """One box, from its listening socket to the end of its reaper."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, link: ReaperLink, facts: FactsReader) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        link: ReaperLink,
+        facts: FactsReader,
+        packages: tuple[Package, ...],
+    ) -> None:
         self._settings = settings
         self._listener = listener
         self._link = link
         self._facts = facts
+        self._packages = packages
         self._resolver = Resolver()
         self._dialled = Dialled()
         self._instances = Instances(settings.policy, self._serve_instance)
@@ -81,7 +89,6 @@ class Server:
         self._listener.listen(_BACKLOG)
         _LOG.info("ready on %s:%d, limits by %s", self._settings.address, self._settings.port, self._link.tier)
         async with asyncio.TaskGroup() as group:
-            self._packages = group.create_task(asyncio.to_thread(packages))  # what it began with, whatever comes after
             beside = (self._accept(group), self._facts.run(), self._dialled.run())
             tasks = [group.create_task(one) for one in beside]
             try:
@@ -162,7 +169,7 @@ class Server:
     async def _answer(self, request: OuterRequest) -> Message | None:
         match request:
             case Describe():
-                return await self._description()
+                return self._description()
             case Status():
                 return await self._instances.status(request)
             case Renew():
@@ -173,13 +180,13 @@ class Server:
             case _:
                 return None
 
-    async def _description(self) -> Description:
+    def _description(self) -> Description:
         policy = self._settings.policy
         return Description(
             software=f"bento {__version__}",
             python=platform.python_version(),
             images=policy.images,
-            packages={"python": await asyncio.shield(self._packages)},
+            packages={"python": self._packages},
             policy=policy,
             tier=self._link.tier,
         )

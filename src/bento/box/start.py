@@ -24,8 +24,10 @@ from bento.errors import BentoError, ConfigError
 from bento.manifest import Manifest
 from bento.policy import Grant, decide
 from bento.protocol.broker import MAX_REQUESTS, Unavailable, encode_packet
+from bento.protocol.messages import Package
 from bento.sandbox import namespaces
 from bento.sandbox.images import python_image
+from bento.sandbox.libraries import packages
 from bento.sandbox.link import ReaperLink
 from bento.sandbox.spec import USUAL_LIMITS, Limits, SandboxConfig
 from bento.sandbox.start import start_reaper
@@ -55,10 +57,11 @@ def run_box(settings: Settings) -> None:
     facts = start_watcher(settings, is_root=is_root)  # first: it inherits what is open
     listener = bind(settings)
     reaper = start_reaper(sandbox_config(settings, account.uid if account else os.getuid()))
+    installed = packages()  # while the reaper starts, and the code can be read: it may lie in a home of root's
     become(account)
     proxy = start_onion_proxy(settings) if settings.onion else None
     try:
-        asyncio.run(_serve(settings, listener, reaper, facts))
+        asyncio.run(_serve(settings, listener, reaper, facts, installed))
     except BaseExceptionGroup as group:
         raise find_reason(group) from None
     finally:
@@ -132,9 +135,11 @@ def _read_ca(settings: Settings) -> bytes:
         ) from None
 
 
-async def _serve(settings: Settings, listener: socket.socket, reaper: Path, facts: socket.socket) -> None:
+async def _serve(
+    settings: Settings, listener: socket.socket, reaper: Path, facts: socket.socket, installed: tuple[Package, ...]
+) -> None:
     link = await ReaperLink.connect(reaper)
-    server = Server(settings, listener, link, FactsReader(facts))
+    server = Server(settings, listener, link, FactsReader(facts), installed)
     serving = asyncio.ensure_future(server.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,14 +4,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bento.protocol.messages import Describe, Description
 from tests.lone_box import LoneBox, make_box
+from tests.wire import RemoteFunction, ask, running
+
+ROOT = Path(__file__).parents[3]
 
 NONE = "0000000000000000"
 OPEN_MAX = 4 + 1
@@ -82,10 +85,26 @@ def test_the_watcher_keeps_only_its_channel_and_ends_with_the_server(box: LoneBo
     box.start()  # the one way to end the reaper that outlived its server
 
 
+@pytest.mark.needs("root")
+def test_a_box_runs_from_a_checkout_that_its_user_can_not_read(box: LoneBox, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    checkout = tmp_path / "bento"
+    checkout.mkdir()
+    script = f"""mount --bind {ROOT} {checkout} && cd / &&
+        PYTHONPATH={checkout}/src exec {checkout}/.venv/bin/python -m bento box run --config {box.config}"""
+    box.start("unshare", "--mount", "sh", "-c", script)
+    function = RemoteFunction(box.address, b"import requests\ndef where(): return requests.__file__")
+    with running(function):
+        assert function.start("where").value().startswith("/usr/lib/bento/")
+    described = ask(box.address, Describe())
+    assert isinstance(described, Description)
+    assert "requests" in [package.name for package in described.packages["python"]]
+    assert str(checkout) in Path(f"/proc/{box.process.pid}/cmdline").read_text()
+
+
 @pytest.mark.parametrize("limit", [1024])
 def test_a_low_limit_of_open_files_is_raised_or_refused(box: LoneBox, limit: int) -> None:
-    command = [sys.executable, "-m", "bento", "box", "run", "--config", str(box.config)]
-    words = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command]
+    words = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *box.command]
     refused = subprocess.run(words, capture_output=True, text=True, timeout=20)
     assert refused.returncode == 2
     assert f"open files at its busiest, the limit is {limit}" in refused.stderr
