@@ -1,6 +1,7 @@
 """The records of detached calls: whole or not at all, one attachment's at a time, for no one else's eyes."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,27 @@ def test_a_damaged_record_is_named(sessions: Sessions, tmp_path: Path, content: 
     with pytest.raises(ConfigError, match="damaged") as found:
         sessions.verify(path.stem)
     assert str(path) in found.value.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("offset", -1), ("offset", 2**63), ("attachment", "AAAA"), ("input_bytes", 2**40)]
+)
+def test_a_record_with_a_value_that_can_t_be_is_damaged(
+    sessions: Sessions, tmp_path: Path, field: str, value: object
+) -> None:
+    path = tmp_path / "sessions" / f"{made(sessions).id}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ConfigError, match="damaged"):
+        run(sessions.take_over(path.stem))
+
+
+def test_a_record_that_can_t_be_read_is_named(sessions: Sessions, tmp_path: Path) -> None:
+    path = tmp_path / "sessions" / f"{made(sessions).id}.json"
+    path.unlink()
+    path.mkdir()
+    for use in (lambda: sessions.verify(path.stem), lambda: run(sessions.take_over(path.stem))):
+        with pytest.raises(ConfigError, match="can't read"):
+            use()
 
 
 def test_records_are_for_their_user_alone_and_nothing_else_is_left(sessions: Sessions, tmp_path: Path) -> None:

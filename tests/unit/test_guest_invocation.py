@@ -7,6 +7,7 @@ from bento.config import MAX_INNER_BYTES, MAX_TEXT_CHARS
 from bento.errors import ProtocolError, Replaced
 from bento.guest.invocation import Invocation, raised, returned
 from bento.protocol.framing import FrameReader, decode_inner_reply, encode_frame
+from bento.protocol.inner import INPUT_WINDOW_BYTES
 from bento.protocol.messages import Acknowledge, Input, Output, Raise, Return
 
 _ONE, _OTHER = b"1" * 16, b"2" * 16
@@ -176,3 +177,33 @@ def test_input_that_has_arrived_to_its_end_is_confirmed_before_it_is_taken() -> 
     again = object()
     invocation.attach(again, _ONE, 0, lambda: None)
     assert invocation.next_message(again, 0) == Acknowledge(0, end=True)
+
+
+def test_who_resumes_from_what_is_forgotten_is_told_what_is_kept() -> None:
+    invocation, session = _attached()
+    invocation.send(b"hello")
+    invocation.accept(session, Acknowledge(3))
+    for received in (2, 6):
+        with pytest.raises(ProtocolError, match=f"from byte {received}: bytes 3 to 5 are kept"):
+            invocation.attach(object(), _ONE, received, lambda: None)
+
+
+def test_a_replaced_session_changes_nothing_even_if_the_newer_one_has_left() -> None:
+    invocation, old = _attached()
+    invocation.send(b"hello")
+    new = object()
+    invocation.attach(new, _OTHER, 2, lambda: None)
+    invocation.leave(new)
+    invocation.accept(old, Acknowledge(5))
+    invocation.attach(object(), _OTHER, 2, lambda: None)
+
+
+def test_input_beyond_the_window_is_not_kept_however_often_it_comes() -> None:
+    invocation, session = _attached()
+    piece = bytes(INPUT_WINDOW_BYTES)
+    invocation.accept(session, Input(0, piece))
+    for _ in range(3):
+        with pytest.raises(ProtocolError, match="nobody acknowledged"):
+            invocation.accept(session, Input(len(piece), b"x" * 100))
+        assert invocation.attach(session, _ONE, 0, lambda: None) == len(piece)
+    assert invocation.recv() == piece

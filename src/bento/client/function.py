@@ -15,7 +15,7 @@ from bento.client.link import Link
 from bento.client.source import Source
 from bento.client.stream import Stream
 from bento.config import INVOCATION_ID_BYTES, TOKEN_BYTES
-from bento.errors import BoxUnreachable, NoSuchInstance, Refused, Unreachable
+from bento.errors import BoxUnreachable, NoSuchInstance, ProtocolError, Refused, Unreachable
 from bento.manifest import Manifest
 from bento.protocol.framing import encode_frame
 from bento.protocol.inner import InvocationSide
@@ -156,11 +156,13 @@ class Function(Instance):
         load = encode_frame(Load(plan.source.code, identify(self.invocation_token.invoke)))
         spawn = Spawn(self.invocation_token.instance, self._shutdown_name, plan.manifest, plan.lease_s)
         await self._note(self.box)
-        self.is_ended = False
+        is_first, self.is_ended = self.is_ended, False
         try:
             stream, rest, answer = await settle(self._reached, spawn, load + inner)
-        except (Refused, SocksRefused):  # for certain nothing runs there
-            self.is_ended = True
+        except (Refused, SocksRefused) as error:
+            if isinstance(error, SocksRefused) and not is_first:
+                raise  # a Spawn before this one, whose answer was lost, may have arrived
+            self.is_ended = True  # for certain nothing runs there
             if not self._next:
                 raise
             await self._take_next_box()
@@ -174,8 +176,10 @@ class Function(Instance):
         events = take_in(stream, side, rest)
         try:
             async with asyncio.timeout_at(self.deadline_s):
-                while not any(isinstance(event, Loaded | Raise) for event in events):
-                    events += side.receive(await read_some(stream))
+                while not events:
+                    events = side.receive(await read_some(stream))
+            if not isinstance(events[0], Loaded | Raise):
+                raise ProtocolError(f"the loader answered {type(events[0]).__name__} before it had loaded")
         except TimeoutError:
             stream.close()
             raise no_answer() from None

@@ -160,14 +160,29 @@ class Invocation:
 
     async def _wait_for_room(self, least_bytes: int) -> None:
         """Read, since acknowledgements come there, until input may be sent; output is kept meanwhile, up to a limit."""
-        while self._held_bytes > MIN_BUFFER_BYTES and self._side.input_room_bytes < least_bytes:
-            self._taken.clear()
-            try:
-                async with asyncio.timeout_at(self._instance.deadline_s):
-                    await self._taken.wait()
-            except TimeoutError:
-                raise BoxUnreachable("nobody took the function's output until its lease was over") from None
-        await self._pump_until(lambda: self._side.input_room_bytes >= least_bytes or self._side.outcome is not None)
+
+        def has_room() -> bool:
+            return self._side.input_room_bytes >= least_bytes or self._side.outcome is not None
+
+        while not has_room():
+            if self._held_bytes > MIN_BUFFER_BYTES:
+                await self._wait_until_taken()
+            else:
+                await self._pump_until(lambda: has_room() or self._held_bytes > MIN_BUFFER_BYTES)
+
+    async def _wait_until_taken(self) -> None:
+        self._taken.clear()
+        try:
+            async with asyncio.timeout_at(self._instance.deadline_s):
+                await self._taken.wait()
+        except TimeoutError:
+            await self._verify_renewed("nobody took the function's output until its lease was over")
+
+    async def _verify_renewed(self, otherwise: str) -> None:
+        """At the deadline: go on if another command has renewed the lease. Raises: how it ended; BoxUnreachable."""
+        await self._instance.verify_running()
+        if asyncio.get_running_loop().time() >= self._instance.deadline_s:
+            raise BoxUnreachable(otherwise)
 
     async def _pump_until(self, is_done: Callable[[], bool]) -> None:
         while not is_done():
@@ -188,10 +203,8 @@ class Invocation:
                 data = await self._stream.read()
         except TimeoutError:
             self._drop_stream()
-            await self._instance.verify_running()
-            if asyncio.get_running_loop().time() < self._instance.deadline_s:
-                return  # another command has renewed it
-            raise BoxUnreachable("the function says nothing, though its lease is over") from None
+            await self._verify_renewed("the function says nothing, though its lease is over")
+            return
         if data:
             self._take(self._side.receive(data))
             return

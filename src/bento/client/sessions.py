@@ -20,9 +20,10 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
+from msgspec import Meta
 
 from bento.client.files import write_whole
 from bento.client.instance import Instance
@@ -32,6 +33,7 @@ from bento.client.source import verify_values
 from bento.config import INVOCATION_ID_BYTES
 from bento.errors import BadToken, ConfigError, NoSuchInstance, Replaced, UsageError
 from bento.protocol.inner import INPUT_WINDOW_BYTES, InvocationSide
+from bento.protocol.messages import InvocationId, Offset
 
 _ID: Final = re.compile(r"[a-z2-7]{8}")
 
@@ -47,10 +49,10 @@ class Session(msgspec.Struct, frozen=True):
 
     id: str
     entry: str
-    invocation: bytes
-    attachment: bytes
-    input_bytes: int
-    offset: int = 0
+    invocation: InvocationId
+    attachment: InvocationId
+    input_bytes: Annotated[int, Meta(ge=0, le=INPUT_WINDOW_BYTES)]
+    offset: Offset = 0
 
 
 class Sessions:
@@ -66,7 +68,8 @@ class Sessions:
 
     def verify(self, name: str) -> None:
         """Check that there is a session of that id, before anyone is asked. Raises: as `take_over`."""
-        self._read(name)
+        with _told(self._directory):
+            self._read(name)
 
     async def create(self, entry: str, data: bytes) -> Session:
         """Remember a call that is about to begin, with all of its input.
@@ -135,7 +138,8 @@ class Sessions:
 
     def _write(self, session: Session) -> None:
         """Whole, or not at all, should this process be killed. Not synced to the disk with each piece: what a crash of
-        the machine takes back here is an offset, and the loader has then forgotten what lies before the newer one."""
+        the machine takes back here is an offset. The loader has then forgotten what lies before the newer one, and
+        says which bytes it keeps."""
         write_whole(self._path(session.id), msgspec.json.encode(session), is_synced=False)
 
     def _path(self, name: str) -> Path:
@@ -224,4 +228,6 @@ def _told(directory: Path) -> Iterator[None]:
     except TimeoutError:
         raise ConfigError(f"{directory} was locked for {_LOCK_LIMIT_S:g} s", hint="try again") from None
     except OSError as error:
-        raise ConfigError(f"can't write in {directory}: {error.strerror}", hint="is the disk full?") from None
+        raise ConfigError(
+            f"can't read and write in {directory}: {error.strerror}", hint="is the disk full, or not yours?"
+        ) from None

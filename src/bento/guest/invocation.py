@@ -35,6 +35,7 @@ class Invocation:
         self._said_input_ended = False
         self._outcome: bytes | None = None
         self._session: object | None = None
+        self._newest: object | None = None
         self._detach: Callable[[], None] = lambda: None
         self._attachment = b""
         self._replaced: deque[bytes] = deque(maxlen=_REMEMBERED_ATTACHMENTS)
@@ -94,11 +95,12 @@ class Invocation:
         with self._changed:
             if attachment in self._replaced:
                 raise Replaced("a newer attachment has taken this one's place")
-            self._outbox.read(received, 0)
+            self._verify_kept(received)
             if self._attachment not in (b"", attachment):
                 self._replaced.append(self._attachment)
             self._attachment = attachment
-            before, self._session, self._detach = self._detach, session, detach
+            self._session = self._newest = session
+            before, self._detach = self._detach, detach
             # What was last acknowledged may be lost with its stream, and a client whose window is full would wait.
             self._acknowledged, self._said_input_ended = 0, False
             position = self._inbox.position
@@ -107,18 +109,19 @@ class Invocation:
         return position
 
     def accept(self, session: object, message: Input | Acknowledge) -> None:
-        """Take what the client sent; nothing from a session that was replaced."""
+        """Take what the client sent; nothing from a session that was replaced, even if the newer one has left."""
         with self._changed:
-            if self._session not in (None, session):
+            if session is not self._newest:
                 return
             if isinstance(message, Acknowledge):
                 self._outbox.acknowledge(message.offset)
                 self.is_done |= message.end and self._outcome is not None
             else:
+                # Before it is taken in: one that comes again and again would fill the instance's memory.
+                if message.offset + len(message.data) - self._consumed > INPUT_WINDOW_BYTES:
+                    raise ProtocolError(f"more than {INPUT_WINDOW_BYTES} bytes of input that nobody acknowledged")
                 self._pending += self._inbox.accept(message.offset, message.data)
                 self._input_ended |= message.end
-                if len(self._pending) > INPUT_WINDOW_BYTES:
-                    raise ProtocolError(f"more than {INPUT_WINDOW_BYTES} bytes of input that nobody acknowledged")
             self._changed.notify_all()
 
     def next_message(self, session: object, sent: int) -> Output | Acknowledge | bytes | None:
@@ -150,6 +153,14 @@ class Invocation:
         """Block until the end is acknowledged or `session` is no longer attached."""
         with self._changed:
             self._changed.wait_for(lambda: self.is_done or session is not self._session)
+
+    def _verify_kept(self, received: int) -> None:
+        start, end = self._outbox.start, self._outbox.end
+        if not start <= received <= end:
+            raise ProtocolError(
+                f"the output can't go on from byte {received}: bytes {start} to {end} are kept",
+                hint="what was acknowledged is forgotten; if the client's record went back, move it to a byte kept",
+            )
 
     def _has_input(self) -> bool:
         return bool(self._pending) or self._input_ended
