@@ -38,10 +38,13 @@ class Lookup:
         Raises: gaierror, also if it may not be asked.
         """
         host = self._ascii()
+        if host and host.lower() in (b"localhost", socket.gethostname().encode()) and not self._is_numeric_only:
+            # As /etc/hosts has it anywhere: smtplib, for one, asks for its own name, which is none of the grant's.
+            host = b"::1" if self.family == socket.AF_INET6 else b"127.0.0.1"
         try:
             return self._read(host)
         except socket.gaierror as error:
-            if error.errno != socket.EAI_NONAME or not host or self.flags & socket.AI_NUMERICHOST:
+            if error.errno != socket.EAI_NONAME or not host or self._is_numeric_only:
                 raise
             if self.family not in _FAMILIES:
                 raise socket.gaierror(socket.EAI_FAMILY, "ai_family not supported") from None
@@ -63,6 +66,10 @@ class Lookup:
         if self.flags & socket.AI_CANONNAME:
             found[0] = (*found[0][:3], self.question()[0], found[0][4])
         return found
+
+    @property
+    def _is_numeric_only(self) -> bool:
+        return bool(self.flags & socket.AI_NUMERICHOST)
 
     def _read(self, host: bytes | None) -> list[Entry]:
         flags = (self.flags | socket.AI_NUMERICHOST) & ~socket.AI_ADDRCONFIG

@@ -163,6 +163,13 @@ with requests.Session() as session:
     for url in ("http://demo.test/x", "https://demo.test/x", "https://demo.test/x"):
         assert session.get(url, timeout=10).text == "hello /x"
 """,
+    "requests and httpx, timed out, no name": """
+import httpx, requests
+raises(requests.ConnectTimeout, requests.get, "http://203.0.113.2:8/")
+raises(httpx.ConnectTimeout, httpx.get, "http://203.0.113.2:8/")
+for kind, get in ((requests.ConnectionError, requests.get), (httpx.ConnectError, httpx.get)):
+    assert "no address for nothing.test" in str(raises(kind, get, "http://nothing.test/"))
+    assert "refused" in str(raises(kind, get, "http://203.0.113.2:7/"))""",
     "requests, refused": """
 import requests
 error = raises(requests.ConnectionError, requests.get, "http://203.0.113.9/")
@@ -183,6 +190,22 @@ async def main():
             assert answer.text == "hello /x"
 asyncio.run(main())
 assert not any(thread.name.startswith("asyncio") for thread in threading.enumerate())""",
+    "TLS that begins later": """
+async def main():
+    reader, writer = await asyncio.open_connection("demo.test", 8)
+    await writer.start_tls(ssl.create_default_context(), server_hostname="demo.test")
+    writer.write(b"hello")
+    assert await reader.read(10) == b"hello"
+    writer.close()
+    await writer.wait_closed()
+asyncio.run(main())""",
+    "urllib3 in threads": """
+import urllib3
+from concurrent.futures import ThreadPoolExecutor
+def get(number):
+    return pool.request("GET", f"http{'s' * (number % 2)}://demo.test/{number}").data
+with urllib3.PoolManager(maxsize=4) as pool, ThreadPoolExecutor(8) as threads:
+    assert list(threads.map(get, range(40))) == [b"hello /%d" % number for number in range(40)]""",
     "asyncio streams": """
 async def main():
     reader, writer = await asyncio.open_connection("demo.test", 8, ssl=ssl.create_default_context())
@@ -342,6 +365,13 @@ async def main():
     assert await loop.getaddrinfo("demo.test", 80) == found
     assert await loop.getnameinfo(("203.0.113.1", 80)) == ("203.0.113.1", "80")
 asyncio.run(main())""",
+    "one's own name": """
+import smtplib
+assert socket.gethostbyname(socket.gethostname()) == "127.0.0.1"
+assert socket.getaddrinfo("Localhost", 7, socket.AF_INET6, socket.SOCK_STREAM)[0][4] == ("::1", 7, 0, 0)
+raises(socket.gaierror, socket.getaddrinfo, "localhost", 7, 0, 0, 0, socket.AI_NUMERICHOST)
+assert smtplib.SMTP(timeout=5).local_hostname == "[127.0.0.1]"
+""",
     "addresses as they are written": """
 assert socket.getaddrinfo("203.0.113.1", 80, type=1) == [(2, 1, 6, "", ("203.0.113.1", 80))]
 assert socket.getaddrinfo("::1", "443", type=1) == [(10, 1, 6, "", ("::1", 443, 0, 0))]
@@ -398,7 +428,7 @@ def test_the_box_learns_family_and_port_of_a_lookup(instance: Instance, world: t
         ("203.0.113.2:8", "TimeoutError", "[Errno 110] 203.0.113.2:8 is timeout"),
         ("203.0.113.3:7", "OSError", "[Errno 113] 203.0.113.3:7 is unreachable"),
         ("203.0.113.3:8", "OSError", "[Errno 105] 203.0.113.3:8 is busy"),
-        ("localhost:7", "gaierror", "[Errno -2] no address for localhost"),
+        ("localhost:7", "PermissionError", "[Errno 13] 127.0.0.1:7 is denied"),
         ("a..b:7", "gaierror", "[Errno -2] no address for a..b"),
         (f"{'x' * 400}:7", "gaierror", f"[Errno -2] no address for {'x' * 300}"),
     ],
