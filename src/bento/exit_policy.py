@@ -133,16 +133,31 @@ def open_ports(policy: str, address: str) -> tuple[range, ...]:
     Raises: ValueError for what is no address, or no rule.
     """
     found = ipaddress.ip_address(address)
-    version, number = found.version, int(found)
+    for_some, for_all = _halves(policy, found.version)
+    accepted, undecided = _match(for_some, int(found))
+    return (*accepted, *(for_all if undecided == [ALL_PORTS] else _overlaps(undecided, for_all)))
+
+
+@lru_cache(maxsize=16)
+def _halves(policy: str, version: int) -> "tuple[tuple[_Rule, ...], tuple[range, ...]]":
+    """Of the rules for a version of IP: those up to the last that is for some addresses only, and what the rest accept
+    of the ports. That rest is most of a policy, and the same for every address that a function can think of."""
+    rules = [rule for rule in _read(policy) if rule.version in (0, version)]
+    size = max((number for number, rule in enumerate(rules, 1) if rule.mask), default=0)
+    return tuple(rules[:size]), tuple(_match(rules[size:], 0)[0])
+
+
+def _match(rules: "Iterable[_Rule]", address: int) -> tuple[list[range], list[range]]:
+    """The ports that rules accept an address at, and those that none of them names."""
     undecided, accepted = [ALL_PORTS], list[range]()
-    for is_accept, wanted, network, mask, ports in _read(policy):
-        if wanted in (0, version) and number & mask == network:
-            if is_accept:
-                accepted += _overlaps(undecided, [ports])
-            undecided = [left for part in undecided for left in _without(part, ports)]
+    for rule in rules:
+        if address & rule.mask == rule.network:
+            if rule.is_accept:
+                accepted += _overlaps(undecided, [rule.ports])
+            undecided = [left for part in undecided for left in _without(part, rule.ports)]
             if not undecided:
                 break
-    return tuple(accepted)
+    return accepted, undecided
 
 
 def is_range_open(policy: str, low: int, high: int) -> bool:
@@ -211,8 +226,12 @@ def _texts(policy: str) -> list[str]:
 
 
 def _overlaps(some: Iterable[range], others: Sequence[range]) -> list[range]:
-    found = (range(max(one.start, other.start), min(one.stop, other.stop)) for one in some for other in others)
-    return [ports for ports in found if ports]
+    return [
+        range(max(one.start, other.start), min(one.stop, other.stop))
+        for one in some
+        for other in others
+        if one.start < other.stop and other.start < one.stop
+    ]
 
 
 def _without(ports: range, taken: range) -> Iterable[range]:

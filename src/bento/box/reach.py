@@ -61,17 +61,23 @@ class Reach:
         """
         ports = self.ports(host, port)
         of_family = (text for text in found if family == "any" or (":" in text) == (family == "6"))
-        wanted = [str(normal_address(text)) for text in islice(of_family, _MAX_LOOKED_AT)]
+        wanted = dict.fromkeys(str(normal_address(text)) for text in islice(of_family, _MAX_LOOKED_AT))
         if not wanted:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
-        refusals = {address: self._why_not(address, ports, host) for address in wanted}
-        chosen = tuple(address for address, refusal in refusals.items() if refusal is None)[:MAX_ADDRESSES]
+        chosen, refusals = list[str](), list[str]()
+        for address in wanted:
+            if refusal := self._why_not(address, ports, host):
+                refusals.append(refusal)
+            else:
+                chosen.append(address)
+                if len(chosen) == MAX_ADDRESSES:
+                    break
         if not chosen:
-            raise Denied(next(iter(refusals.values())))
+            raise Denied(refusals[0])
         granted = frozenset(self.ports(host, 0))
         for address in chosen:
             self._learn(address, granted)
-        return chosen
+        return tuple(chosen)
 
     def verify_dial(self, text: str, port: int) -> str:
         """Check that an address may be dialled now. Returns: the address, as the kernel is to be told it.
