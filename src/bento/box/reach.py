@@ -34,7 +34,8 @@ class Reach:
         self._destinations = tuple(Destination.parse(text) for text in grant.egress)
         self._box_rules = policy.egress_rules
         self._facts = facts
-        self._learnt: OrderedDict[str, frozenset[range]] = OrderedDict()
+        self._learnt: OrderedDict[str, int] = OrderedDict()
+        """By address the destinations that cover a name of it, a bit for each: sets of them would be megabytes."""
 
     @property
     def outbound(self) -> str | None:
@@ -74,7 +75,7 @@ class Reach:
                     break
         if not chosen:
             raise Denied(refusals[0])
-        granted = frozenset(self.ports(host, 0))
+        granted = sum(1 << number for number, one in enumerate(self._destinations) if one.is_for_host(host))
         for address in chosen:
             self._learn(address, granted)
         return tuple(chosen)
@@ -89,7 +90,8 @@ class Reach:
             raise Denied(f"{text} is not an address: a name is resolved first")
         if port not in ALL_PORTS:
             raise Denied(f"{port} is not a port")
-        if not any(port in ports for ports in self._learnt.get(address, ())):
+        learnt = self._learnt.get(address, 0)
+        if not any(learnt >> number & 1 and port in one.ports for number, one in enumerate(self._destinations)):
             self.ports(address, port)
         if refusal := self._why_not(address, [one_port(port)], address):
             raise Denied(refusal)
@@ -98,8 +100,8 @@ class Reach:
     def _why_not(self, address: str, ports: Sequence[range], named: str) -> str | None:
         return why_not_dialled(self._facts(), address, ports, box_rules=self._box_rules, named=named)
 
-    def _learn(self, address: str, ports: frozenset[range]) -> None:
-        self._learnt[address] = self._learnt.pop(address, frozenset()) | ports
+    def _learn(self, address: str, granted: int) -> None:
+        self._learnt[address] = self._learnt.pop(address, 0) | granted
         while len(self._learnt) > _MAX_LEARNT:
             self._learnt.popitem(last=False)
 

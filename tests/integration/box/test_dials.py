@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from bento.box.reach import Reach
 from bento.box.resolver import MAX_LOOKUPS, Resolver
 from bento.exit_policy import RelayFacts
 from bento.policy import Policy
@@ -257,6 +259,17 @@ def test_the_addresses_of_the_newest_names_are_remembered(names: Names, connecti
 
     serve(scenario, grant=replace(GRANT, egress=("*.test:80",)))
     assert connections == [("5.6.0.8", 80), ("5.6.32.0", 80)]
+
+
+def test_what_an_instance_has_learnt_is_small() -> None:
+    grant = replace(GRANT, egress=tuple(f"*.test:{port}-65535" for port in range(1, 128, 2)))
+    reach = Reach(grant, Policy(egress=("accept *:*",)), lambda: ALL)
+    tracemalloc.start()
+    for number in range(256):
+        found = [f"5.{number}.6.{each}" for each in range(8)]
+        assert reach.choose(f"{number}.test", 443, "any", found) == tuple(found)
+    assert tracemalloc.get_traced_memory()[0] < 3 * 2**20
+    tracemalloc.stop()
 
 
 def test_a_flood_of_requests_waits_in_the_instance_s_own_socket(monkeypatch: pytest.MonkeyPatch) -> None:
