@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import threading
 from functools import partial
@@ -26,6 +27,8 @@ class Resolver:
 
     def __init__(self, max_threads: int = _MAX_THREADS) -> None:
         self._room = asyncio.Semaphore(max_threads)
+        # No name is tried within the machine's own domain, as tor has it: what is there is nobody's business.
+        os.environ["LOCALDOMAIN"] = "."
 
     async def resolve(self, host: str, own: asyncio.Semaphore) -> list[str]:
         """The addresses of a host, each once; a literal address is its own. Waits for a place: set a limit.

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -378,6 +379,32 @@ asyncio.run(main())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=True)
     assert (done.stdout, done.stderr) == (b"timed out\n", b"")
     assert time.monotonic() - start < WAIT_S
+
+
+def test_a_name_is_not_looked_up_in_the_machine_s_own_domain(need: Callable[..., None], tmp_path: Path) -> None:
+    need("namespaces")
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch corp.test\n")
+    code = """
+import asyncio, socket, subprocess, sys, threading
+from bento.box.resolver import Resolver
+for command in ("mount --make-rprivate /", f"mount --bind {sys.argv[1]} /etc/resolv.conf", "ip link set lo up"):
+    subprocess.run(command.split(), check=True)
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+def answer():
+    while True:
+        asked, client = server.recvfrom(512)
+        print(asked[12:].split(b"\\0")[0].decode())
+        server.sendto(asked[:2] + b"\\x81\\x83" + asked[4:6] + bytes(6) + asked[12:], client)
+threading.Thread(target=answer, daemon=True).start()
+try:
+    asyncio.run(Resolver().resolve("intranet", asyncio.Semaphore(1)))
+except socket.gaierror as error:
+    print(error.errno)
+"""
+    command = ["unshare", "-mn", sys.executable, "-c", code, str(tmp_path / "resolv.conf")]
+    done = subprocess.run(command, capture_output=True, timeout=WAIT_S, check=True)
+    assert set(done.stdout.decode().split()) == {"\x08intranet", "-2"}
 
 
 def test_a_lookup_keeps_its_place_until_its_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
