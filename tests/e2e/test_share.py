@@ -27,6 +27,30 @@ SLOW = b"import time\ntime.sleep(60)\ndef f(): pass\n"
 pytestmark = pytest.mark.needs("tor", "namespaces", "seccomp")
 
 
+ENDLESS = """
+# /// bento
+# buffer_bytes = 16_777_216
+# ///
+import time
+
+count = 0
+
+def endless():
+    global count
+    try:
+        while True:
+            yield bytes(65536)
+    finally:
+        count += 1
+
+def ended():
+    end_s = time.monotonic() + 20
+    while count < 5 and time.monotonic() < end_s:
+        time.sleep(0.05)
+    return count
+"""
+
+
 @pytest.fixture(scope="module")
 def friend(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """Another person, with a state directory and a tor of their own."""
@@ -350,6 +374,21 @@ def test_an_interrupted_invocation_leaves_the_function_running(user: User, stand
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert user.run("invoke", standing, "hello", "x").stdout == b'"hello x"\n'
+
+
+def test_invocations_whose_reader_left_cost_the_function_nothing(user: User, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "endless.py"
+    path.write_text(ENDLESS)
+    deploy(user, name, str(path))
+    for number in range(5):
+        command = user.bento("invoke", name, "endless")
+        assert command.stdout
+        assert command.stdout.read(1000) == bytes(1000)
+        if number % 2:
+            command.send_signal(signal.SIGINT)
+        command.stdout.close()
+        assert command.wait(60) in (130, 141)
+    assert user.run("invoke", name, "ended").stdout == b"5\n"
 
 
 def test_a_call_outlives_the_lease_it_began_under_if_that_was_renewed(

@@ -1,4 +1,5 @@
 import enum
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -119,10 +120,21 @@ def test_the_end_once_acknowledged_stays_so() -> None:
     assert invocation.is_done
 
 
-def test_an_end_that_is_not_there_can_not_be_acknowledged() -> None:
+def test_a_call_that_was_given_up_keeps_no_output_gets_no_input_and_takes_no_more() -> None:
     invocation, session = _attached()
-    invocation.accept(session, Acknowledge(0, end=True))
-    assert not invocation.is_done
+    invocation.send(bytes(1000))
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(invocation.send, bytes(1000))
+        invocation.accept(session, Acknowledge(0, end=True))
+        with pytest.raises(BrokenPipeError):
+            sending.result(10)
+    assert invocation.is_done
+    assert not invocation.is_finished
+    assert invocation.recv() == b""
+    assert invocation._outbox.held_bytes == 0
+    assert invocation.next_message(session, 0) is None
+    with pytest.raises(BrokenPipeError):
+        invocation.send(b"x")
 
 
 def test_a_new_attachment_hears_again_how_much_input_was_taken() -> None:

@@ -71,11 +71,12 @@ async def talk(instance: Instance, entry: str, args: list[Any]) -> None:
     """Call an entry, between stdin and stdout."""
     has_input = not os.isatty(_STDIN)
     async with instance.invoke(entry, *args, has_input=has_input) as invocation:
-        if has_input:
-            async with alongside(_feed(invocation)):
+        try:
+            async with alongside(_feed(invocation) if has_input else asyncio.sleep(0)):
                 await show(invocation)
-        else:
-            await show(invocation)
+        except BaseException:
+            invocation.give_up()  # nobody else knows of it: at the box it would fill memory for ever
+            raise
 
 
 async def show(invocation: Invocation | Attachment) -> None:

@@ -45,7 +45,8 @@ class Invocation:
     """Use it in `async with`; iterate for the output, then `await result()`.
 
     A piece counts as safe with the caller, and is forgotten at the box, once the next is asked for; the result once
-    the block is left with it. Leaving the block early leaves the call running until the instance ends.
+    the block is left with it. Leaving the block early leaves the call running until the instance ends: its output
+    waits at the box, within the instance's memory, unless `give_up` says that nobody will come back for it.
 
     Args:
         entry: None for a call that another client began, of which `side` says where it stands.
@@ -97,6 +98,14 @@ class Invocation:
     def is_over(self) -> bool:
         """Whether how it ended has been told to the caller."""
         return self._end is not None
+
+    def give_up(self) -> None:
+        """Before leaving the block early: end the call, as far as the function lets itself be ended.
+
+        Its input ends, and its next output raises BrokenPipeError there. What it does without either goes on.
+        """
+        if self._stream is not None:
+            self._stream.write(self._side.acknowledge_end())
 
     async def arrive(self) -> None:
         """Wait until the loader has the call, and all its input, which must have ended.

@@ -40,16 +40,21 @@ class Invocation:
         self._attachment = b""
         self._replaced: deque[bytes] = deque(maxlen=_REMEMBERED_ATTACHMENTS)
         self.is_done = False
-        """Whether the client has acknowledged the end, so that all may be forgotten."""
+        """Whether the client has acknowledged the end, or given the call up: nobody will come back for it."""
 
     # --- the function's side ---
 
     def send(self, data: bytes) -> None:
-        """Add output; blocks while the buffer is full of what nobody has acknowledged."""
+        """Add output; blocks while the buffer is full of what nobody has acknowledged.
+
+        Raises: BrokenPipeError once the client has given the call up.
+        """
         view = memoryview(data)
         while view:
             with self._changed:
-                self._changed.wait_for(lambda: self._outbox.held_bytes < self._buffer_bytes)
+                self._changed.wait_for(lambda: self._outbox.held_bytes < self._buffer_bytes or self.is_done)
+                if self.is_done:
+                    raise BrokenPipeError("the caller has given the call up")
                 room = self._buffer_bytes - self._outbox.held_bytes
                 self._outbox.append(view[:room])
                 self._changed.notify_all()
@@ -115,7 +120,8 @@ class Invocation:
                 return
             if isinstance(message, Acknowledge):
                 self._outbox.acknowledge(message.offset)
-                self.is_done |= message.end and self._outcome is not None
+                if message.end:
+                    self._give_up()
             else:
                 # Before it is taken in: one that comes again and again would fill the instance's memory.
                 if message.offset + len(message.data) - self._consumed > INPUT_WINDOW_BYTES:
@@ -161,6 +167,11 @@ class Invocation:
                 f"the output can't go on from byte {received}: bytes {start} to {end} are kept",
                 hint="what was acknowledged is forgotten; if the client's record went back, move it to a byte kept",
             )
+
+    def _give_up(self) -> None:
+        """Free what would be for the client, and let the function see that none is left."""
+        self.is_done = self._input_ended = True
+        self._outbox = Outbox(self._outbox.end)
 
     def _has_input(self) -> bool:
         return bool(self._pending) or self._input_ended

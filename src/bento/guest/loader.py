@@ -157,8 +157,8 @@ class Loader:
             raise BadToken("the invocation token is not this instance's")
 
     def _forget_done(self) -> None:
-        """Drop what the client has acknowledged, and of what is finished the oldest while the table is full."""
-        for name in [name for name, invocation in self._invocations.items() if invocation.is_done]:
+        """Drop what nobody will come back for, and of what is finished the oldest while the table is full."""
+        for name in [name for name, found in self._invocations.items() if found.is_done and found.is_finished]:
             del self._invocations[name]
         while len(self._invocations) >= MAX_INVOCATIONS:
             finished = next((name for name, found in self._invocations.items() if found.is_finished), None)

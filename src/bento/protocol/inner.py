@@ -161,7 +161,7 @@ class InvocationSide:
         return encode_frame(Acknowledge(safe))
 
     def acknowledge_end(self) -> bytes:
-        """What to send once all output and the outcome are safe."""
+        """What to send once all output and the outcome are safe, or nobody will come for them."""
         return encode_frame(Acknowledge(self._inbox.position, end=True))
 
     def resend(self, resumed: Resumed) -> bytes:

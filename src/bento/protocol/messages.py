@@ -239,7 +239,8 @@ class Raise(Message, frozen=True, tag="raise"):
 class Acknowledge(Message, frozen=True, tag="acknowledge"):
     """All bytes before `offset` may be forgotten: the client has them safe, or the function has taken them.
 
-    `end` from the client: it has the outcome. From the loader: the input has arrived, to its end, taken or not.
+    `end` from the client: it has the outcome, or gives the call up. From the loader: the input has arrived, to its
+    end, taken or not.
     """
 
     offset: Offset
