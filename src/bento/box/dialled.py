@@ -2,7 +2,8 @@
 
 A peer that closes its side ends the connection both ways, as it does at a Tor exit: without that, a function that just
 closes its descriptor would leave the duplicate open for ever. The connection keeps its place until what has arrived is
-read: else a function that reads nothing would hold as much of the kernel's memory as it has descriptors for.
+read and what was sent has been taken: else a function could hold any amount of the kernel's memory, with connections
+that it has ended.
 
 A server that takes over after a crash has no duplicate of what was dialled before: that goes on uncounted, ends with
 its instance, and the count begins anew.
@@ -31,6 +32,12 @@ MAX_DIALLED = 1024
 _READ_S = 0.1
 """Between two readings of an instance's connections. What comes in between is carried beyond the limit: 12 MB from a
 line of 1 Gbit/s. A reading takes 2 to 5 microseconds a connection: 64 of them, half a percent of a core at most."""
+
+_DELIVERY_MS = 60_000
+"""For a peer to go on taking what was sent on a connection that has ended; as long as a slow one may be silent."""
+
+_TCP_CLOSE = 7
+"""The first byte of TCP_INFO where nothing is left to be sent."""
 
 _TCP_INFO_BYTES = 136
 _TCP_INFO_CARRIED = 120
@@ -81,11 +88,12 @@ class Account:
         self._connections.remove(connection)
         end(connection)
 
-    def end_unless_unread(self, connection: socket.socket) -> None:
-        """The same for one that has ended, once all that came has been read; until then it is shut, and keeps its
-        place."""
-        if _has_unread(connection):
+    def let_end(self, connection: socket.socket) -> None:
+        """End one that has ended on one side or both, once nothing lies in it any more; until then it is shut, and
+        keeps its place."""
+        if _holds_bytes(connection):
             shut(connection)
+            _limit_delivery(connection)
             self._connections.set_aside(connection)
         else:
             self.end(connection)
@@ -96,7 +104,7 @@ class Account:
             await self._has_some.wait()
             await asyncio.sleep(_READ_S)
             for connection in self._connections.aside(self._instance):
-                if not _has_unread(connection):
+                if not _holds_bytes(connection):
                     self.end(connection)
             some = list(self._connections.of(self._instance))
             if self._ended_bytes + sum(map(carried_bytes, some)) >= self._limit_bytes:
@@ -132,23 +140,36 @@ class Dialled:
             yield account
         finally:
             del self._accounts[instance]
+            for connection in self._connections.of(instance):
+                _limit_delivery(connection)
             self._connections.end_all(instance)
 
     def _end_ended(self) -> None:
         for instance, connection in self._connections.ended():
-            self._accounts[instance].end_unless_unread(connection)
+            self._accounts[instance].let_end(connection)
 
 
 def carried_bytes(connection: socket.socket) -> int:
     """What a connection has carried both ways, and what was written to it and is still on its way."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     acknowledged, received = struct.unpack_from("=QQ", info, _TCP_INFO_CARRIED)
-    queued = int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), "little")
-    return int(acknowledged + received + queued)
+    return int(acknowledged + received + _count(connection, termios.TIOCOUTQ))
 
 
-def _has_unread(connection: socket.socket) -> bool:
-    return fcntl.ioctl(connection, termios.FIONREAD, bytes(4)) != bytes(4)
+def _holds_bytes(connection: socket.socket) -> bool:
+    """Whether bytes lie in it that nobody has read, or its peer has not taken. A FIN counts as one, and is none."""
+    if _count(connection, termios.FIONREAD):
+        return True
+    is_closed = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    return not is_closed and _count(connection, termios.TIOCOUTQ) > 1
+
+
+def _count(connection: socket.socket, request: int) -> int:
+    return int.from_bytes(fcntl.ioctl(connection, request, bytes(4)), "little")
+
+
+def _limit_delivery(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DELIVERY_MS)
 
 
 def _break(connection: socket.socket) -> None:

@@ -213,6 +213,33 @@ def test_what_has_ended_keeps_its_place_until_it_is_read(peer: Peer) -> None:
     serve(scenario, grant=_GRANT)
 
 
+def test_what_a_function_ended_keeps_its_place_until_its_peer_has_taken_all(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialled, "_DELIVERY_MS", 1500)
+    is_over = threading.Event()
+
+    def serve_one(_: socket.socket) -> None:
+        is_over.wait(2 * WAIT_S)
+
+    async def scenario(instance: Instance) -> None:
+        before = _descriptors()
+        connection = await _dialled(instance, peer)
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection.send(bytes(65536))
+        connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        await asyncio.sleep(0.3)
+        assert _descriptors() == before + 1
+        await _until(lambda: _descriptors() == before)  # the peer takes nothing, so it is given up
+
+    peer.serve_one = serve_one
+    serve(scenario, grant=_GRANT)
+    is_over.set()
+
+
 def _unread(connection: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), "little")
 
