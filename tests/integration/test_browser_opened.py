@@ -18,6 +18,21 @@ src:url(http://c.test/4)}*{font-family:f;background:u\\72l(http://c.test/5),imag
 -webkit-image-set(url(http://c.test/7) 1x);cursor:url(http://c.test/8),auto;list-style:url("http://c.test/9")}
 *:before{content:url('http://c.test/10')}@import url(data:text/css,@import'http://c.test/11';);"""
 
+LATE = "*{background:url(http://c.test/late)}"
+TRICKS = (
+    "*{background:u\\72\r\nl(http://c.test/)}",
+    '*{color:url(a"b);background:url(http://c.test/);x:"',
+    '*{background:url("http://c.test/" /**/)}',
+    '*{background:url("http://c.test/" cross-origin(anonymous))}',
+    f'<!--url(a"b){{}} {LATE} x{{y:"',
+    f'x{{y:1url(/*)"*/}} {LATE} z{{w:"}}',
+    f'x{{y:#1url(/*)"*/}} {LATE} z{{w:"}}',
+    '*{--x:"http://c.test/";background:image-set(var(--x) 1x)}',
+    '*{--e:;background:image-set(var(--e,{;})"http://c.test/" 1x)}',
+    '@function --f(--u){result:image-set(var(--u) 1x)} *{background:--f("http://c.test/")}',
+)
+"""Each read otherwise by browsers than at first sight, and by readers that were less careful."""
+
 
 @pytest.fixture(scope="module")
 def cut() -> Iterator[Chromium]:
@@ -50,6 +65,13 @@ def test_an_evil_style_sheet_asks_for_nothing(cut: Chromium, tmp_path: Path, how
     sheet = "http://a.test/s.css"
     url = write(tmp_path / "page.html", how.replace("{}", CSS), Part(sheet, sheet, "text/css", CSS.encode()))
     assert asked(cut, url) == set()
+
+
+def test_a_style_sheet_that_is_cut_otherwise_than_it_looks_asks_for_nothing(cut: Chromium, tmp_path: Path) -> None:
+    sheets = [Part(f"http://a.test/{n}", f"http://a.test/{n}", "text/css", s.encode()) for n, s in enumerate(TRICKS)]
+    page = "".join(f"<link rel=stylesheet href=/{number}>" for number in range(len(TRICKS)))
+    page += "".join(f"<p style='{sheet[2:-1]}'>x" for sheet in TRICKS if sheet.startswith("*{"))
+    assert asked(cut, write(tmp_path / "page.html", page, *sheets)) == set()
 
 
 def test_the_same_page_as_it_was_asks_for_much(cut: Chromium, tmp_path: Path) -> None:

@@ -332,6 +332,18 @@ def test_resources_that_stall_are_left_out() -> None:
     assert len(fetched.failures) == 20
 
 
+def test_a_referrer_is_told_as_much_as_browsers_tell_at_each_redirect_anew() -> None:
+    with serving({}) as other, serving({}) as site:
+        name = f"127.0.0.1:{site.port}"
+        site.answers |= {"/p": ok("<img src=a><img src=b>"), "/a": ok(PIXEL, "image/gif"), "/b": moved(other.url("/b"))}
+        visit(f"http://me:secret@{name}/p#fragment")
+    lines = "".join([*site.asked, *other.asked]).split("\r\n")
+    told = [line for line in lines if line[:8].lower() == "referer:"]
+    assert sorted(told) == sorted([f"Referer: http://{name}/p"] * 2 + [f"Referer: http://{name}/"])
+    assert not any("secret" in head or "fragment" in head for head in (*site.asked, *other.asked))
+    assert not any("authorization" in head.lower() for head in other.asked)
+
+
 def test_headers_are_a_common_browsers_and_name_no_more_than_that() -> None:
     fetched, site = page_with(ok(PIXEL, "image/gif"))
     assert bodies(fetched) == [PIXEL]

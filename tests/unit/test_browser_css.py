@@ -27,6 +27,14 @@ def named(text: str) -> list[tuple[str, str]]:
         r"a{b:url(\78.png)}",
         r"a{b:url('\78 .png')}",
         "a{b:url('x\\\n.png')}",
+        'a{b:url("x.png" /**/)}',
+        'a{b:url("x.png" cross-origin(anonymous))}',
+        "a{b:u\\72\r\nl(x.png)}",
+        'a{b:url(no"b);b:url(x.png);c:"',
+        '<!--url(no"b){}a{b:url(x.png)}c{d:"',
+        'x{y:1url(/*)"*/}a{b:url(x.png)}c{d:"}',
+        'x{y:#1url(/*)"*/}a{b:url(x.png)}c{d:"}',
+        'a{b:image-set(linear-gradient(red,blue) 1x,"x.png" 2x)}',
         "a{b:url(x.png",
         'a{b:url("x.png',
         "a{b:c/**/url(x.png)/**/}",
@@ -71,6 +79,20 @@ def test_what_can_not_be_had_names_nothing() -> None:
     put = f'url("{NOTHING}")'
     assert rewrite_css(text, BASE, lambda url, kind: None) == (
         f'@import {put};a{{b:{put},{put},url("data:d"),url("#e")}}'
+    )
+
+
+def test_what_is_no_reference_would_be_none_however_it_was_cut() -> None:
+    text = """/* url(x) */a{b:"url(x) @import \\( \\\\(";c:image-set(var(--d) 1x)}"""
+    assert rewrite_css(text, BASE, lambda url, kind: None) == (
+        r"""/**/a{b:"url\28 x) \40 import \28  \\\28 ";c:image-set(none(--d) 1x)}"""
+    )
+
+
+def test_a_picture_of_data_is_no_document_and_a_sheet_of_data_is_none() -> None:
+    text = "@import url(data:text/css,x);a{filter:url(data:image/svg+xml,x#f)}"
+    assert rewrite_css(text, BASE, lambda url, kind: None) == (
+        '@import url("data:,");a{filter:url("data:image/svg+xml,x")}'
     )
 
 

@@ -116,6 +116,10 @@ EVIL = (
     "<link rel=preconnect href=http://c.test/><link rel='dns-prefetch' href=//c.test>",
     "<link rel='prefetch stylesheet' href=http://c.test/>",
     "<link rel=preload href=http://c.test/ as=image imagesrcset='http://c.test/ 1x'>",
+    "<link rel='icon preload' href=data:, as=image imagesrcset='data:,x 9x, http://c.test/ 1x'>",
+    "<link rel='alternate stylesheet icon' title=x href=\"data:text/css,@import'http://c.test/'\">",
+    "<link rel='icon modulepreload' href=\"data:text/ecmascript,import'x'\"><meta name=Referrer content=unsafe-url>",
+    "<a href='#x' ping='#x http://c.test/'>x</a><p xml:base=http://c.test/>",
     "<link rel=manifest href=http://c.test/><html manifest=http://c.test/>",
     "<base href=http://c.test/>",
     "<iframe src=http://c.test/></iframe><iframe srcdoc='<img src=http://c.test/>'></iframe>",
@@ -128,6 +132,8 @@ EVIL = (
     "<svg><image href=http://c.test/ xlink:href=http://c.test/></svg><svg><use href=http://c.test/#x></svg>",
     "<svg><rect fill='url(http://c.test/#x)' filter='url(//c.test/#x)' mask=\"url('http://c.test/')\"/></svg>",
     "<svg><image href=x.gif><animate attributeName=href to=http://c.test/ values='//c.test/;x'/></image></svg>",
+    "<svg><image href=data:,><animate attributeName=href values='#a;http://c.test/'/></image></svg>",
+    "<svg><image href=data:,><set attributeName=href to='\\\\c.test\\x'/></image></svg>",
     "<svg><feImage href=http://c.test/ /></svg>",
     "<p style='background:url(http://c.test/)'>",
     "<p style='background:\\75rl(http://c.test/)'>",
@@ -163,6 +169,8 @@ def test_nothing_is_fetched_and_nothing_runs(evil: str) -> None:
         tree = LexborHTMLParser(text, scripting=scripting)
         assert not tree.css("script, base, embed, frame, template, noscript, portal, fencedframe, plaintext, [srcdoc]")
         assert len(tree.css("meta[http-equiv]")) == 2
+        assert len(tree.css("meta[name=referrer i]")) == 1
+        assert not tree.css("link:not([rel=icon])")
         for node in tree.css("*"):
             for name, value in node.attributes.items():
                 assert not name.startswith("on"), text
@@ -205,6 +213,16 @@ def test_a_page_in_another_character_set_becomes_utf_8() -> None:
     text = rebuild(fetched, scripts=False)[1].decode()
     assert "д" in text
     assert text.count("charset") == 1
+
+
+def test_a_sheet_is_used_whatever_digest_its_page_gives() -> None:
+    sheet = part("a.css", "p{background:url(x.gif)}", "text/css")
+    assert "integrity" not in rebuilt("<link rel=stylesheet integrity=sha384-x crossorigin href=a.css>", sheet)
+
+
+def test_nothing_in_a_page_steers_a_terminal() -> None:
+    assert body_of("<p title='&#27;[31m'>\x1b]0;x\x07<b>\x9b") == '<p title="[31m">]0;x<b></b></p>'
+    assert "<pre>]0;x" in rebuilt("\x1b]0;x\x07", kind="text/plain")
 
 
 def test_a_picture_is_wrapped_and_text_is_escaped() -> None:

@@ -1,7 +1,7 @@
 """The function's source as it is sent: `function.py` and what it imports of this folder, as one text.
 
-A function is one text, and its length names it to whoever watches the upload: without comments and docstrings it
-fits the second of the sizes that a flight is padded to, whatever the URL.
+A function is one text, and its length names it to whoever watches the upload: without comments, docstrings and types
+it fits the second of the sizes that a flight is padded to, whatever the URL.
 """
 
 import ast
@@ -32,7 +32,7 @@ def browser_source(egress: tuple[str, ...]) -> Source:
     """The function, for a visit that needs these destinations."""
     folder = Path(__file__).parent
     trees = [ast.parse((folder / f"{part}.py").read_bytes()) for part in _PARTS]
-    body = [_undocumented(statement) for tree in trees for statement in tree.body if not _is_left_out(statement)]
+    body = [_bare(statement) for tree in trees for statement in tree.body if not _is_left_out(statement)]
     code = ast.unparse(ast.Module(body, [])).encode()
     manifest = Manifest(
         memory_bytes=_MEMORY_BYTES, cpu_s=_CPU_S, wall_s=_WALL_S, egress=egress, egress_bytes=_EGRESS_BYTES
@@ -48,8 +48,13 @@ def _is_left_out(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _undocumented(statement: ast.stmt) -> ast.stmt:
+def _bare(statement: ast.stmt) -> ast.stmt:
+    """Without docstrings, and without the types of arguments and returns."""
     for node in ast.walk(statement):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             node.body = [inner for inner in node.body if not _is_left_out(inner)] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
     return statement

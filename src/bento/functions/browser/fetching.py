@@ -119,9 +119,10 @@ def open_client() -> httpx.Client:
 def fetch(client: httpx.Client, budget: Budget, wanted: Wanted) -> Answer:
     """GET a resource, redirects followed. Raises: httpx's errors, OSError, ValueError."""
     end_s = time.monotonic() + EACH_S
-    headers = {"Accept": _ACCEPT.get(wanted.kind, "*/*"), **referer(wanted.url, wanted.referrer)}
-    request = client.build_request("GET", wanted.url, headers=headers)
+    request = client.build_request("GET", wanted.url, headers={"Accept": _ACCEPT.get(wanted.kind, "*/*")})
     for _ in range(MAX_REDIRECTS + 1):
+        request.headers.pop("Referer", None)
+        request.headers.update(referer(str(request.url), wanted.referrer))
         if len(str(request.url)) > MAX_URL_CHARS:
             raise ValueError(f"redirected to a URL of more than {MAX_URL_CHARS} characters")
         response = client.send(request, stream=True)
@@ -136,12 +137,18 @@ def fetch(client: httpx.Client, budget: Budget, wanted: Wanted) -> Answer:
 
 
 def referer(url: str, referrer: str) -> dict[str, str]:
-    """As browsers send it: whole to the same origin, the origin alone to others, nothing from https to http."""
+    """As browsers send it: whole to the same origin, the origin alone to others, nothing from https to http; and
+    never a name and a password, or a fragment.
+
+    >>> referer("http://a.test/x", "http://me:secret@a.test/y#z"), referer("http://b.test/", "http://me@a.test/y")
+    ({'Referer': 'http://a.test/y'}, {'Referer': 'http://a.test/'})
+    """
     to, origin = urlsplit(url), urlsplit(referrer)
     if not referrer or (origin.scheme, to.scheme) == ("https", "http"):
         return {}
-    is_same = (to.scheme, to.netloc) == (origin.scheme, origin.netloc)
-    return {"Referer": referrer if is_same else f"{origin.scheme}://{origin.netloc}/"}
+    host, its_host = (parts.netloc.rpartition("@")[2] for parts in (origin, to))
+    is_same = (to.scheme, its_host) == (origin.scheme, host)
+    return {"Referer": origin._replace(netloc=host, fragment="").geturl() if is_same else f"{origin.scheme}://{host}/"}
 
 
 def read(response: httpx.Response, budget: Budget, limit: int, end_s: float) -> Answer:

@@ -38,14 +38,19 @@ _HEAD: Final = (
 _REMOVED: Final = frozenset("base embed applet param frame frameset portal fencedframe plaintext".split())
 _KEPT_LINKS: Final = frozenset({"stylesheet", "icon"})
 _FETCHING: Final = frozenset(
-    """src srcset data poster background href xlink:href action formaction ping manifest cite longdesc lowsrc dynsrc
-    profile archive codebase classid code usemap imagesrcset icon attributionsrc srcdoc from to values by""".split()
+    """src srcset data poster background href xlink:href action formaction manifest cite longdesc lowsrc dynsrc
+    profile archive codebase classid code usemap icon srcdoc from to values by""".split()
 )
+_NEVER: Final = frozenset("ping attributionsrc imagesrcset xml:base integrity".split())
+"""Lists, of which the first could be data and the second not; and the digest of what was rewritten since."""
 _PAINT: Final = frozenset("fill stroke filter mask clip-path cursor marker marker-start marker-mid marker-end".split())
-_OUTER_PAINT: Final = re.compile(r"\\|url\(\s*[\"']?(?!#)|image", re.IGNORECASE)
+_OUTER_PAINT: Final = re.compile(r"\\|(?:url|src)\(\s*+[\"']?+(?!#)|image", re.IGNORECASE)
 _NO_DATA: Final = frozenset({"a", "area", "use"})
 _LINKS: Final = frozenset({"a", "area"})
 _FRAME_KEPT: Final = frozenset({"width", "height", "class", "id", "style", "align", "frameborder"})
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+"""They show nothing on a page; on a terminal they do."""
+
 _BARE_HEAD: Final = re.compile("<html[^<>]*><head>")
 _DOCTYPE: Final = re.compile(
     r"""(?>(?:\s|<\?[^>]*>|<!--(?s:.*?)-->)*)(<!doctype(?:[\s\w/:.+-]|"[^"<>]*"|'[^'<>]*')*>)""", re.IGNORECASE
@@ -69,9 +74,9 @@ def rebuild(fetched: Fetched, *, scripts: bool) -> tuple[str, bytes, tuple[Failu
     assembly.inline_symbols(tree, base)
     rewrite_html(tree, page.base, assembly.stand_in)
     _settle_links(tree, base, page.base)
-    text = _settled(tree, scripts=scripts)
     doctype = _DOCTYPE.match(decode_text(page.body, page.content_type))
-    return "text/html", (f"{doctype[1] if doctype else ''}{text}").encode(), tuple(assembly.dropped)
+    text = _settled(tree, doctype[1] if doctype else "", scripts=scripts)
+    return "text/html", text.encode(), tuple(assembly.dropped)
 
 
 def data_uri(content_type: str, body: bytes) -> str:
@@ -82,7 +87,7 @@ def data_uri(content_type: str, body: bytes) -> str:
 
 def _wrapped(body: str) -> bytes:
     head = _HEAD.format(policy=_POLICY.format(scripts=""))
-    return f"<!DOCTYPE html><html><head>{head}</head><body>{body}</body></html>".encode()
+    return f"<!DOCTYPE html><html><head>{head}</head><body>{_CONTROLS.sub('', body)}</body></html>".encode()
 
 
 class Assembly:
@@ -162,14 +167,14 @@ def _settle_links(tree: LexborHTMLParser, base: str, url: str) -> None:
             set_attribute(node, "href", f"{target}{mark}{fragment}" if target else None)
 
 
-def _settled(tree: LexborHTMLParser, *, scripts: bool) -> str:
+def _settled(tree: LexborHTMLParser, doctype: str, *, scripts: bool) -> str:
     """The text of a tree from which everything that fetches or acts is taken, as a browser will read it again."""
     text = _cleaned(tree, scripts)
     for _ in range(_ROUNDS):
-        last, text = text, _cleaned(LexborHTMLParser(text, scripting=True), scripts)
+        last, text = text, _cleaned(LexborHTMLParser(doctype + text, scripting=True), scripts)
         if text == last and _BARE_HEAD.match(text):
             head = _HEAD.format(policy=_POLICY.format(scripts=_SCRIPTS if scripts else ""))
-            return text.replace("<head>", f"<head>{head}", 1)
+            return doctype + text.replace("<head>", f"<head>{head}", 1)
     # Whatever it was made to become, it is shown as text.
     return _wrapped(f"<pre>{html.escape(text)}</pre>").decode()
 
@@ -187,7 +192,7 @@ def _cleaned(tree: LexborHTMLParser, scripts: bool) -> str:
             node.decompose()
         elif node.is_element_node:
             _clean_attributes(node, scripts)
-    return tree.root.html or ""
+    return _CONTROLS.sub("", tree.root.html or "")
 
 
 def _is_removed(node: LexborNode, scripts: bool) -> bool:
@@ -195,9 +200,10 @@ def _is_removed(node: LexborNode, scripts: bool) -> bool:
     if tag == "link":
         words = set((attributes.get("rel") or "").lower().split())
         href = attributes.get("href") or ""
-        return not (words & _KEPT_LINKS and href.startswith("data:"))
+        return not (words & _KEPT_LINKS and href.startswith("data:")) or words >= {"alternate", "stylesheet"}
     if tag == "meta":
-        return "http-equiv" in attributes or "charset" in attributes or attributes.get("name") == "referrer"
+        is_referrer = (attributes.get("name") or "").lower() == "referrer"
+        return "http-equiv" in attributes or "charset" in attributes or is_referrer
     if tag == "script":
         kind = (attributes.get("type") or "").strip().lower()
         return not scripts or kind in ("speculationrules", "importmap")
@@ -206,19 +212,23 @@ def _is_removed(node: LexborNode, scripts: bool) -> bool:
 
 def _clean_attributes(node: LexborNode, scripts: bool) -> None:
     tag = (node.tag or "").lower()
+    if tag == "link":  # nor anything else that a link may be as well
+        kinds = (node.attributes.get("rel") or "").lower().split()
+        set_attribute(node, "rel", "stylesheet" if "stylesheet" in kinds else "icon")
     for name, value in node.attributes.items():
         text = (value or "").strip().lower()
         is_frame = tag in ("iframe", "object") and name not in _FRAME_KEPT
         is_handler = name.lower().startswith("on") and not scripts
         is_fetching = name.lower() in _FETCHING and not _is_inert(tag, name, text)
-        if tag == "head" or is_frame or is_handler or is_fetching or (name in _PAINT and _OUTER_PAINT.search(text)):
+        is_painting = name in _PAINT and _OUTER_PAINT.search(text)
+        if tag == "head" or name in _NEVER or is_frame or is_handler or is_fetching or is_painting:
             set_attribute(node, name, None)
 
 
 def _is_inert(tag: str, name: str, text: str) -> bool:
     """Whether a value names nothing that is fetched without a click."""
+    if name in ("from", "to", "values", "by"):
+        return not re.search(r"[:/\\]", text)  # two backslashes name a host, too
     if text.startswith("#") or (text.startswith("data:") and tag not in _NO_DATA):
         return True
-    if name in ("from", "to", "values", "by"):
-        return ":" not in text and "/" not in text
     return tag in _LINKS and name == "href" and text.startswith(("http://", "https://", "mailto:"))

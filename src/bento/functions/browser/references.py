@@ -31,8 +31,8 @@ _ATTRIBUTES: Final[dict[str, dict[str, str]]] = {
 _PICTURE: Final = re.compile(r"image/(?:avif|webp|a?png|jpe?g|gif|svg\+xml|bmp|x-icon)")
 _CANDIDATE: Final = re.compile(r"[\s,]*+((?>(?:[^\s,]+|,+(?=[^\s,]))+))(?:,|\s++([^,]*+)|\Z)")
 _SELF_CLOSED: Final = re.compile(
-    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)[a-zA-Z][\w:-]*)"
-    r"""((?:[^<>"'/]|"[^"<]*"|'[^'<]*'|/(?!>))*)/>"""
+    r"<((?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)[a-zA-Z](?>[\w:-]*))"
+    r"""((?>(?:[^<>"'/]|"[^"<]*"|'[^'<]*'|/(?!>))*))/>"""
 )
 
 
