@@ -61,6 +61,18 @@ def test_without_a_file_the_page_goes_to_stdout(user: User) -> None:
     assert b'<a href="https://browse.test/other.html">' in done.stdout
 
 
+def test_what_is_no_file_is_written_to_and_not_replaced(user: User, tmp_path: Path) -> None:
+    done = user.run("browse", "https://browse.test/", "-o", "/dev/stdout")
+    assert (done.returncode, done.stdout[:6]) == (0, b"<html>")
+    assert Path("/dev/stdout").is_symlink()
+    assert user.run("browse", "https://browse.test/", "-o", "-").stdout == done.stdout
+    link = tmp_path / "link.html"
+    link.symlink_to("page.html")
+    assert user.run("browse", "https://browse.test/", "-o", str(link)).returncode == 0
+    assert link.is_symlink()
+    assert (tmp_path / "page.html").read_bytes() == done.stdout
+
+
 def test_a_padded_page_has_a_multiple_of_its_padding(user: User) -> None:
     found = told(user.run("browse", "http://browse.test/", "--pad", "300KB", "--json"))
     assert found["sent_bytes"] == 1_200_000
@@ -124,6 +136,7 @@ def test_why_a_page_did_not_come_is_told_and_leaves_by_its_status(
         (["http://browse.test/", "--mode", "full"], "not in this version"),
         (["http://browse.test/", "--pad", "many:1MB"], "padding"),
         (["http://browse.test/", "-o", "/nowhere/page.html"], "no folder"),
+        (["http://browse.test/", "-o", "/"], "is a folder"),
     ],
 )
 def test_what_can_not_be_browsed_is_refused_before_anything_leaves(

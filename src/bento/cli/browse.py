@@ -44,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--scripts", action="store_true", help="keep the page's scripts; they may make requests")
     parser.add_argument("--partial", action="store_true", help="take a page that was cut short as far as it came")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there (default: stdout)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there (default, and for -: stdout)")
     parser.add_argument("--open", action="store_true", help="show it in your browser")
     parser.add_argument("--json", action="store_true", help="say what came, as one object")
     parser.add_argument("--net", type=Path, metavar="DIR", help="a private network's directory (else BENTO_NET)")
@@ -55,8 +55,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.mode == "full":
         raise UsageError("mode full is not in this version", hint="--mode light loads pages without running scripts")
     parse_pad(args.pad)
-    if args.output is not None and not args.output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {args.output.absolute().parent}", hint="make it, or name another FILE")
+    output = None if args.output == Path("-") else args.output
+    if output is not None:
+        _verify_place(output)
     if sys.stderr is not None and sys.stderr.isatty():
         print(f"bento: {WARNING}", file=sys.stderr)
     # A shell's background jobs ignore it: whoever sends it all the same means this visit.
@@ -67,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
         return TERMINATED
     finally:
         progress.clear()
-    file = _save(page, args.output, is_shown=args.open)
+    file = _save(page, output, is_shown=args.open)
     if args.json:
         print(json.dumps(_page_object(page, file)))
     else:
@@ -78,6 +79,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.open and file is not None and not webbrowser.open(file.as_uri()):
         raise UsageError("no browser could be started", hint=f"the page is in {file}")
     return 0
+
+
+def _verify_place(output: Path) -> None:
+    """Before anything is fetched. Raises: UsageError where no file can be."""
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", hint="name a FILE in it")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {output.absolute().parent}", hint="make it, or name another FILE")
 
 
 async def _browse(args: argparse.Namespace) -> Page:
@@ -103,15 +112,23 @@ def _save(page: Page, output: Path | None, *, is_shown: bool) -> Path | None:
         folder = Path(tempfile.mkdtemp(prefix="bento-"))  # which nobody else may enter
         output = folder / f"page{_SUFFIXES.get(page.media_type, '')}"
     output = output.absolute()
-    fresh = output.with_name(f".{output.name}.{os.getpid()}.new")
     try:
-        fresh.write_bytes(page.content)
-        fresh.replace(output)
+        if output.exists() and not output.is_file():  # a terminal, a pipe: not to be replaced by a file
+            output.write_bytes(page.content)
+        else:
+            _replace(output.resolve(), page.content)
     except OSError as error:
         raise UsageError(f"can't write {output}: {error.strerror}", hint="is the disk full?") from None
+    return output
+
+
+def _replace(output: Path, content: bytes) -> None:
+    fresh = output.with_name(f".{output.name}.{os.getpid()}.new")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(output)
     finally:
         fresh.unlink(missing_ok=True)
-    return output
 
 
 def _page_object(page: Page, file: Path | None) -> dict[str, Any]:
