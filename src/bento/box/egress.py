@@ -42,6 +42,10 @@ _BUFFER_BYTES = {socket.SO_SNDBUF: 64 * 1024, socket.SO_RCVBUF: 256 * 1024}
 With 256 KiB it receives as fast as outside of the sandbox (`bench/egress.py`), with 128 KiB four fifths as fast.
 From a server 100 ms away that is 2.5 MB/s, half of what a circuit carries at its best; functions send little."""
 
+_IP_BIND_ADDRESS_NO_PORT = 24
+"""The port is chosen as one connects: it need only be unused towards that peer. Else 28,000 connections, of which those
+of the last minute count too, would use up the ports of the relay's address."""
+
 _BURST_REQUESTS = 256
 """Answered at once: two for each connection of a large page."""
 
@@ -184,6 +188,7 @@ async def _connect(address: str, port: int, outbound: str | None) -> socket.sock
         for option, size in _BUFFER_BYTES.items():
             dialled.setsockopt(socket.SOL_SOCKET, option, size)
         if outbound and (":" in outbound) == (":" in address):
+            dialled.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             dialled.bind((outbound, 0))
         async with asyncio.timeout(_CONNECT_S):
             await asyncio.get_running_loop().sock_connect(dialled, (address, port))

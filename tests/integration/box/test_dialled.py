@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from bento.box import dialled
 from bento.box.dialled import MAX_INSTANCE_DIALLED
 from bento.box.egress import _BUFFER_BYTES
+from bento.exit_policy import RelayFacts
 from bento.protocol.broker import Dial, Failed
 from tests.asking import GRANT, WAIT_S, Instance, serve
 
@@ -90,6 +91,15 @@ def test_a_connection_blocks_and_its_buffers_are_the_box_s(peer: Peer) -> None:
             assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= _MIB
 
     serve(scenario, grant=_GRANT)
+
+
+def test_connections_leave_from_the_relay_s_address_and_need_no_port_of_their_own(peer: Peer) -> None:
+    async def scenario(instance: Instance) -> None:
+        with await _dialled(instance, peer) as connection:
+            assert connection.getsockname()[0] == "127.0.0.7"
+            assert connection.getsockopt(socket.IPPROTO_IP, 24) == 1
+
+    serve(scenario, grant=_GRANT, facts=lambda: RelayFacts("accept *:*", outbound="127.0.0.7"))
 
 
 def test_bytes_both_ways_are_counted(peer: Peer) -> None:
