@@ -144,7 +144,9 @@ def test_with_stdin_closed_there_is_no_ticket() -> None:
 def test_a_full_disk_under_stdout_is_no_fault_of_our_own() -> None:
     done = run_shell("bento ls --json > /dev/full")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == "bento: error: can't write the output: No space left on device"
+    assert done.stderr.splitlines()[0] == (
+        "bento: error: can't write the output, or in the state directory: No space left on device"
+    )
 
 
 def test_what_a_box_says_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

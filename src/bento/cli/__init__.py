@@ -56,7 +56,8 @@ def guarded(run: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001 - the last place where one can be caught
         if isinstance(error, OSError) and error.errno in _FULL:
             _silence_stdout()
-            return tell(UsageError(f"can't write the output: {error.strerror}", hint="is the disk full?"))
+            where = error.filename or "the output, or in the state directory"
+            return tell(UsageError(f"can't write {where}: {error.strerror}", hint="is the disk full?"))
         _print_error(f"internal: {type(error).__name__}: {error}", "this is a fault of Bento; please report it")
         return INTERNAL
     return status

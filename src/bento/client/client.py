@@ -187,7 +187,7 @@ class Client:
         record = self._records.read(name)
         async with self.function(name) as instance:
             await instance.renew(lease_s or record.lease_s or DEFAULT_LEASE_S)
-        return self._records.read(name)
+            return _refreshed(record, instance)
 
     async def stop(self, name: str) -> str:
         """End a function and forget it; one that has ended is just forgotten. Returns: how it ended, for people.

@@ -43,8 +43,8 @@ UnixTime = Annotated[float, Meta(ge=0, le=2**33)]
 class Deployed:
     """A function at a box that was deployed or accepted here.
 
-    `box` is a fingerprint; `expires_s` is Unix time, as far as the box has said; `lease_s` is what was last asked for;
-    `is_starting` until the box has confirmed its Spawn.
+    `box` is a fingerprint; `expires_s` is Unix time, as far as the box has said; `lease_s` is what it was deployed
+    with; `is_starting` until the box has confirmed its Spawn.
     """
 
     name: str

@@ -124,7 +124,8 @@ class Loader:
                 return self._invocations[message.invocation]
             if self._function is None:
                 raise SourceError(
-                    "the instance has no function: its source did not load", hint="spawn another instance"
+                    "the instance has no function: its source has not run, or failed",
+                    hint="if it was deployed just now, try again",
                 )
             call = self._function.bind(message.entry, message.args)
             self._forget_done()
