@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bento.client.source import parse_source, read_source
+from bento.client.source import parse_source, read_source, verify_words
 from bento.config import MAX_CODE_BYTES
 from bento.errors import ManifestError, SourceError
 
@@ -129,3 +129,15 @@ def test_source_may_be_given_as_bytes_or_a_path(tmp_path: Path) -> None:
     path = tmp_path / "f.py"
     path.write_bytes(CODE)
     assert read_source(str(path)).code == read_source(CODE).code == CODE
+
+
+@pytest.mark.parametrize("entry", ["", "x" * 129, "caf\udce9"])
+def test_what_can_be_no_entry_is_refused_here(entry: str) -> None:
+    with pytest.raises(SourceError, match="can't be an entry"):
+        verify_words(entry, ())
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["caf\udce9"], {"\ud800": 1}])
+def test_a_text_that_is_not_unicode_is_refused_here(value: object) -> None:
+    with pytest.raises(SourceError, match="not Unicode"):
+        verify_words("f", (value,))

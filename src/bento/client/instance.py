@@ -8,7 +8,7 @@ from bento.client.agent_messages import Hop
 from bento.client.conversation import ask, ended_error, ending, gone_error, settle
 from bento.client.invocation import Invocation
 from bento.client.link import Link
-from bento.client.source import verify_values
+from bento.client.source import verify_words
 from bento.client.stream import Stream
 from bento.config import INVOCATION_ID_BYTES
 from bento.errors import BadToken, BoxUnreachable, NoSuchInstance, Unreachable
@@ -86,7 +86,7 @@ class Instance:
 
         Raises: SourceError if there is no such entry, or the arguments do not fit or can't travel.
         """
-        verify_values(args)
+        verify_words(entry, args)
         side = InvocationSide(self.invocation_token.invoke, os.urandom(INVOCATION_ID_BYTES))
         return Invocation(self, side, entry, args, has_input=has_input)
 

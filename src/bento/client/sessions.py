@@ -29,7 +29,7 @@ from bento.client.files import write_whole
 from bento.client.instance import Instance
 from bento.client.invocation import Invocation
 from bento.client.lock import locked
-from bento.client.source import verify_values
+from bento.client.source import verify_words
 from bento.config import INVOCATION_ID_BYTES
 from bento.errors import BadToken, ConfigError, NoSuchInstance, Replaced, UsageError
 from bento.protocol.inner import INPUT_WINDOW_BYTES, InvocationSide
@@ -153,7 +153,7 @@ async def begin(instance: Instance, session: Session, args: tuple[Any, ...], dat
 
     Raises: why there is no such call; Unreachable if nobody knows, and the session may have begun.
     """
-    verify_values(args)
+    verify_words(session.entry, args)
     side = InvocationSide(instance.invocation_token.invoke, session.invocation, session.attachment)
     invocation = Invocation(instance, side, session.entry, args, has_input=True)
     await invocation.send(data)

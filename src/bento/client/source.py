@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bento.config import MAX_CODE_BYTES, MAX_INNER_BYTES, MAX_VALUE_DEPTH
+from bento.config import MAX_CODE_BYTES, MAX_INNER_BYTES, MAX_NAME_CHARS, MAX_VALUE_DEPTH
 from bento.errors import ManifestError, SourceError
 from bento.manifest import Manifest, parse_manifest
 
@@ -45,7 +45,7 @@ class Source:
         """
         if entry not in self.entries and entry not in self.other_names:
             raise SourceError(f"{self.name} has no public function {entry!r}", hint=self._offer())
-        verify_values(args)
+        _verify_values(args)
         if (definition := self.entries.get(entry)) is not None and not definition.decorator_list:
             _verify_count(definition, len(args))
 
@@ -100,7 +100,14 @@ def parse_source(name: str, code: bytes) -> Source:
     return Source(name, code, manifest, public, frozenset(other_names))
 
 
-def verify_values(values: tuple[Any, ...]) -> None:
+def verify_words(entry: str, args: tuple[Any, ...]) -> None:
+    """Check that a call can travel, as far as can be told without the source; SourceError names what can't."""
+    if not 1 <= len(entry) <= MAX_NAME_CHARS or not _is_unicode(entry):
+        raise SourceError(f"{entry[:MAX_NAME_CHARS]!r} can't be an entry", hint="name one of its public functions")
+    _verify_values(args)
+
+
+def _verify_values(values: tuple[Any, ...]) -> None:
     """Check that arguments can travel; SourceError names what can't."""
     size = _size(values, 0)
     if size > MAX_INNER_BYTES // 2:
@@ -126,7 +133,18 @@ def _size(value: Any, depth: int) -> int:
         )
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise SourceError("an argument is an int of more than 64 bits", hint="send its str")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise SourceError("an argument is a text that is not Unicode", hint="send it as bytes: @FILE")
     return len(value) * (4 if isinstance(value, str) else 1) + 5 if isinstance(value, str | bytes) else 9
+
+
+def _is_unicode(text: str) -> bool:
+    """Not so what Python makes of bytes in argv that are no UTF-8, or of half a surrogate pair in JSON."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _verify_count(definition: Definition, given: int) -> None:
