@@ -21,6 +21,10 @@ holds no more than these."""
 _MAX_THREADS: Final = 256
 """Of the box: what 64 instances, the usual limit, may have at once. Each costs some 50 KiB while it lasts."""
 
+_MAX_NAME_CHARS: Final = 254
+"""As DNS has it, with a last dot. Other alphabets are written in this one: to do that here would take Python a third of
+a second for what fits a request, and the server does nothing else meanwhile."""
+
 
 class Resolver:
     """The lookups of a whole box."""
@@ -41,6 +45,8 @@ class Resolver:
             return [str(ipaddress.ip_address(host))]
         except ValueError:
             pass
+        if len(host) > _MAX_NAME_CHARS or not host.isascii():
+            raise socket.gaierror(socket.EAI_NONAME, "not a name")
         await own.acquire()
         try:
             await self._room.acquire()

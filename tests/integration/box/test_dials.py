@@ -79,6 +79,15 @@ def test_what_can_not_be_a_name_is_answered_and_the_next_request_too(host: str) 
     serve(scenario)
 
 
+@pytest.mark.parametrize("host", ["\ufdfa" * 1300, "b\u00fccher.test", "a." * 127 + "b"])
+def test_what_is_no_name_of_dns_is_not_looked_up(names: Names, host: str) -> None:
+    async def scenario(instance: Instance) -> None:
+        assert await instance.resolve(host) == Failed(1, "name", f"no address for {host}")
+
+    names[host] = ["5.6.7.8"]
+    serve(scenario)
+
+
 def test_a_request_that_breaks_the_box_s_code_is_answered_and_the_next_too() -> None:
     facts = iter([ZeroDivisionError(), None])
 
