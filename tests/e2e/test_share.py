@@ -113,6 +113,8 @@ def test_one_deploys_and_shares_the_other_accepts_and_invokes_but_can_t_stop(
         done = friend.run(*words)
         assert done.returncode == 4
         assert b"only the one who deployed" in done.stderr
+    folder = friend.profile.state / "functions" / name
+    assert f"to forget it here alone, remove {folder}" in friend.run("stop", name).stderr.decode()
     found = json.loads(friend.run("inspect", name, "--json").stdout)
     assert (found["running"], found["own"], found["instance"]) == (True, False, deployed["instance"])
     assert user.run("invoke", name, "remember").stdout == b"3\n"

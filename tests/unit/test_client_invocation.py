@@ -9,7 +9,7 @@ from bento.client import function
 from bento.client.client import DEFAULT_LEASE_S
 from bento.client.conversation import StreamLost
 from bento.client.function import Function, Plan
-from bento.client.invocation import Invocation
+from bento.client.invocation import Invocation, outcome_error
 from bento.client.link import Link
 from bento.client.source import parse_source
 from bento.client.stream import Stream
@@ -18,7 +18,7 @@ from bento.errors import BoxUnreachable, NoSuchInstance, ProtocolError
 from bento.policy import Grant
 from bento.protocol.framing import encode_frame
 from bento.protocol.inner import INPUT_WINDOW_BYTES, InvocationSide
-from bento.protocol.messages import Acknowledge, InnerReply, Message, Output, Resumed, Return, Spawned
+from bento.protocol.messages import Acknowledge, InnerReply, Message, Output, Raise, Resumed, Return, Spawned
 from bento.tor.socks import SocksRefused
 
 WAIT_S = 0.05
@@ -57,22 +57,28 @@ class Flood(FakeStream):
 
 
 class FakeInstance:
-    """An instance whose lease ends at once, and is found renewed so many times."""
+    """An instance whose lease ends soon after its stream has filled its client's memory, unless it is renewed."""
 
-    def __init__(self, stream: FakeStream, renewals: int = 0) -> None:
+    def __init__(self, stream: Flood, *, is_renewed: bool = False) -> None:
         self.stream = stream
-        self.renewals = renewals
-        self.is_renewed = asyncio.Event()
-        self.deadline_s = asyncio.get_running_loop().time() + WAIT_S
+        self.is_renewed = is_renewed
+        self.was_asked = asyncio.Event()
+        self.end_s: float | None = None
+
+    @property
+    def deadline_s(self) -> float:
+        now_s = asyncio.get_running_loop().time()
+        if self.end_s is None and self.stream.sent_bytes > MIN_BUFFER_BYTES:
+            self.end_s = now_s + WAIT_S
+        return self.end_s or now_s + 60
 
     async def attach(self, side: InvocationSide, inner: bytes) -> tuple[Stream, list[InnerReply]]:
         return cast(Stream, self.stream), [Resumed(0)]
 
     async def verify_running(self) -> None:
-        if self.renewals:
-            self.renewals -= 1
-            self.is_renewed.set()
-            self.deadline_s = asyncio.get_running_loop().time() + WAIT_S
+        self.was_asked.set()
+        if self.is_renewed:
+            self.end_s = asyncio.get_running_loop().time() + 60
 
     async def reason(self, error: NoSuchInstance) -> NoSuchInstance:
         return error
@@ -96,15 +102,20 @@ def test_output_that_nobody_takes_while_input_waits_is_bounded() -> None:
 
 def test_input_waits_on_under_a_lease_that_was_renewed_meanwhile() -> None:
     async def work() -> None:
-        instance = FakeInstance(Flood(), renewals=3)
+        instance = FakeInstance(Flood(), is_renewed=True)
         async with invocation_of(instance) as invocation, asyncio.TaskGroup() as group:
             group.create_task(invocation.send(bytes(INPUT_WINDOW_BYTES + 1)))
-            await instance.is_renewed.wait()
+            await instance.was_asked.wait()
             invocation._stream = cast(Stream, FakeStream(Acknowledge(INPUT_WINDOW_BYTES), Return(0)))
             async for _ in invocation:
                 pass
 
     asyncio.run(work())
+
+
+def test_who_can_make_no_further_call_is_not_sent_to_the_manifest() -> None:
+    error = outcome_error(Raise(0, "RuntimeError", "64 invocations run already", "threads"))
+    assert (error.exit_status, "manifest" in error.hint) == (7, False)
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Function:

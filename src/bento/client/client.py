@@ -21,7 +21,16 @@ from bento.client.profile import Profile
 from bento.client.records import Deployed, Records, verify_name
 from bento.client.sessions import Sessions
 from bento.client.source import Source, read_source
-from bento.errors import BentoError, BoxUnreachable, ConfigError, NetworkDown, NoSuchInstance, Unreachable, UsageError
+from bento.errors import (
+    BadToken,
+    BentoError,
+    BoxUnreachable,
+    ConfigError,
+    NetworkDown,
+    NoSuchInstance,
+    Unreachable,
+    UsageError,
+)
 from bento.protocol.messages import MAX_LEASE_S, Describe, Description
 from bento.ticket import FunctionTicket, encode_ticket, parse_ticket
 from bento.tor.box_list import MAX_LIST_BYTES, BoxList, ListedBox, parse_box_list
@@ -199,15 +208,17 @@ class Client:
             async with self.function(name) as instance:
                 await instance.stop()
                 return await instance.ending()
-        except Unreachable:
-            if not record.is_expired:
-                raise
-            await self._records.remove(record)
-            return "its lease is over, and its box can't be asked"
+        except (BadToken, Unreachable) as error:
+            if record.is_expired and isinstance(error, Unreachable):
+                await self._records.remove(record)
+                return "its lease is over, and its box can't be asked"
+            if not record.is_own:
+                error.hint += f"; to forget it here alone, remove {self._records.folder(name)}"
+            raise
 
     def sessions(self, name: str) -> Sessions:
         """What is remembered of calls of this function that outlive a command; see `bento.client.sessions`."""
-        return Sessions(self._profile.functions / self._records.read(name).name / "sessions")
+        return Sessions(self._records.folder(self._records.read(name).name) / "sessions")
 
     def share(self, name: str) -> str:
         """A ticket: one line of text, with which another user can `accept` the function and invoke it.

@@ -283,5 +283,7 @@ def outcome_error(outcome: Raise) -> BentoError:
     """The error that a Raise stands for: a limit that the function met, or what it raised."""
     if outcome.rule:
         what = f"{outcome.type}: {outcome.message}" if outcome.message else outcome.type
-        return LimitReached(outcome.rule, f"the function met its limit {outcome.rule}: {what}")
+        # No manifest asks for threads: each call has one for as long as it runs, or waits for its output to be taken.
+        hint = "take up calls that wait, or make fewer at once" if outcome.rule == "threads" else ""
+        return LimitReached(outcome.rule, f"the function met its limit {outcome.rule}: {what}", hint=hint)
     return FunctionRaised(outcome.type, outcome.message)

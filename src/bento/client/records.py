@@ -85,6 +85,10 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    def folder(self, name: str) -> Path:
+        """Where all is that is remembered of a name."""
+        return self._directory / name
+
     def read(self, name: str) -> Deployed:
         """The record of a name.
 
