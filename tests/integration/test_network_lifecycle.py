@@ -276,7 +276,7 @@ def test_networks_side_by_side_know_nothing_of_each_other(up: Network, cold: Pat
             waits_s.append(best_s)
         assert b"mine" in pages[0]
         assert b"Nothing is served under this name yet" in pages[-1]
-        assert 0.36 <= waits_s[1] - waits_s[0] < 0.72
+        assert waits_s[0] < 0.36 <= waits_s[1]
         assert up.status().ready
     assert up.status().ready
 

@@ -75,6 +75,8 @@ class Boot:
         await asyncio.gather(*(self._let_predict(relay.nickname) for relay in layout.relays))
 
     async def _let_predict(self, nickname: str) -> None:
+        torrc = self._layout.data(nickname) / "torrc"  # which a reload reads again
+        torrc.write_text(torrc.read_text().replace(f"{PREDICTS_NO_CIRCUITS}\n", ""))
         await self._ask(nickname, f"RESETCONF {PREDICTS_NO_CIRCUITS.split()[0]}")
 
     async def _make_consensus(self) -> None:

@@ -32,8 +32,7 @@ def copy() -> Iterator[Path]:
         shutil.copytree(ROOT / "src", copy / "src", ignore=NOT_NEEDED)
         for path in (
             ROOT / "pyproject.toml",
-            ROOT / "tests/conftest.py",
-            ROOT / "tests/network.py",
+            *(ROOT / "tests").glob("*.py"),
             *HERE.glob("*.py"),
         ):
             if path != Path(__file__):
