@@ -75,7 +75,7 @@ async def talk(instance: Instance, entry: str, args: list[Any]) -> None:
             async with alongside(_feed(invocation) if has_input else asyncio.sleep(0)):
                 await show(invocation)
         except BaseException:
-            invocation.give_up()  # nobody else knows of it: at the box it would fill memory for ever
+            await invocation.give_up()  # nobody else knows of it: at the box it would fill memory for ever
             raise
 
 

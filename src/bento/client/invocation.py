@@ -1,6 +1,7 @@
 """One call of one entry, as its caller sees it: output as it comes, input, its end. It survives lost circuits."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -26,6 +27,9 @@ REATTACH_DELAYS_S: Final = (0.0, 0.2, 1.0, 3.0)
 
 MAX_LOSSES: Final = 10
 """Streams lost in a row: a circuit lives for minutes, so this is a box that hangs up."""
+
+GIVE_UP_LIMIT_S: Final = 2.0
+"""For what is on its way when a call is given up. Past it the word has long left, whatever comes back."""
 
 
 class Instance(Protocol):
@@ -99,13 +103,20 @@ class Invocation:
         """Whether how it ended has been told to the caller."""
         return self._end is not None
 
-    def give_up(self) -> None:
+    async def give_up(self) -> None:
         """Before leaving the block early: end the call, as far as the function lets itself be ended.
 
         Its input ends, and its next output raises BrokenPipeError there. What it does without either goes on.
         """
-        if self._stream is not None:
-            self._stream.write(self._side.acknowledge_end())
+        if self._stream is None:
+            return
+        self._stream.write(self._side.acknowledge_end())
+        if self._end is None:
+            # Tor drops what it has not read of a stream that no longer takes output; the loader ends this one.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_UP_LIMIT_S):
+                    while await self._stream.read():
+                        pass
 
     async def arrive(self) -> None:
         """Wait until the loader has the call, and all its input, which must have ended.
