@@ -214,6 +214,13 @@ def test_an_object_that_lies_is_a_protocol_error(data: bytes) -> None:
         rebuilt(data)
 
 
+def test_a_small_object_does_not_become_a_huge_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "MAX_CONTENT_BYTES", 4096)
+    page = Part("http://a.test/", "http://a.test/", "text/plain", b"&" * 1000)
+    answer = apart.answer(b"\0" + pack(Fetched(200, (page,))))
+    assert (answer.content, "at most 4096" in answer.fault) == (b"", True)
+
+
 def test_a_page_made_to_fill_memory_ends_the_process_that_rebuilds_it_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,13 +17,16 @@ import msgspec
 
 from bento.errors import LimitReached, ProtocolError
 from bento.functions.browser.packet import MIB, Failure, Problem, unpack
-from bento.functions.browser.rebuild import rebuild
+from bento.functions.browser.rebuild import MAX_FILE_BYTES, rebuild
 
 MEMORY_BYTES: Final = 3072 * MIB
 """Address space: the largest page, its parts, its tree, and its text a few times over; a common one takes 100 MB."""
 
 CPU_S: Final = 60
 """A page of 25 MB of pictures takes less than one."""
+
+MAX_CONTENT_BYTES: Final = 2 * MAX_FILE_BYTES
+"""Room for an honest page: what is put into it, and its own text where each letter of 8 MiB has to be escaped."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -81,6 +84,8 @@ def answer(request: bytes) -> Rebuilt:
     if not fetched.parts:
         return Rebuilt(fault="there is nothing in it")
     media_type, content, dropped = rebuild(fetched, scripts=bool(request[0]))
+    if len(content) > MAX_CONTENT_BYTES:
+        return Rebuilt(fault=f"the file would have {len(content)} bytes, at most {MAX_CONTENT_BYTES} are taken")
     failures = (*fetched.failures, *dropped)
     return Rebuilt(fetched.parts[0].base, fetched.status, media_type, content, len(fetched.parts) - 1, failures)
 
