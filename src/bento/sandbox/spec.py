@@ -99,8 +99,9 @@ class SandboxConfig(msgspec.Struct, frozen=True):
     """Children that wait: at 150 a second the pool refills in 50 ms; each costs 1.5 MB."""
     waiting: Limits = USUAL_LIMITS
     """The limits a waiting child has already; a grant equal to them costs less at hand-off."""
-    cpu_cores: Annotated[float, Meta(gt=0, le=1024)] = 1.0
-    """Of one instance. Python's threads take turns on one core, so more would serve only native code."""
+    cpu_cores: Annotated[float, Meta(gt=0, le=1024)] = 1.1
+    """Of one instance. Python's threads take turns on one core, so more would serve only native code. At 1.0 a thread
+    that never pauses is held back whenever the kernel moves it: a fifth less came through a socket."""
     cpu_shares: Annotated[int, Meta(ge=2, le=1024)] = 256
     """Of all instances together, where 1024 is the relay's: tor comes first when the machine is busy."""
     generation_children: Positive = 512
