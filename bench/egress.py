@@ -91,7 +91,7 @@ async def _measure(folder: Path, network: Network, megabytes: int, rounds: int) 
 
 
 def main() -> None:
-    args = arguments(__doc__, megabytes=300, rounds=7)
+    args = arguments(__doc__, megabytes=1000, rounds=7)
     with tempfile.TemporaryDirectory(prefix="bento-bench-") as name:
         folder = Path(name)
         with Network(folder / "net", boxes=1) as network:
