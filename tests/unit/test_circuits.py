@@ -10,7 +10,7 @@ import pytest
 
 from bento.client.tasks import task_group
 from bento.errors import BoxUnreachable, TorUnavailable
-from bento.tor.circuits import BUILD_TRIES, Circuits
+from bento.tor.circuits import BUILD_PAUSES_S, Circuits
 from bento.tor.control import CommandRejected, Control, Event, parse_event
 
 GUARD, MIDDLE, KIN, BOX, SECOND = (letter * 40 for letter in "ABCDE")
@@ -118,9 +118,9 @@ def test_without_a_circuit_of_tors_own_one_is_made_to_learn_the_guard() -> None:
 
 def test_a_circuit_that_fails_is_tried_again_and_then_a_clear_error() -> None:
     script = Script("FAILED")
-    with pytest.raises(BoxUnreachable, match=f"{BUILD_TRIES} tries.*TIMEOUT"):
+    with pytest.raises(BoxUnreachable, match=f"{len(BUILD_PAUSES_S)} tries.*TIMEOUT"):
         play(script, lambda circuits: circuits.build(BOX))
-    assert len(script.paths) == BUILD_TRIES
+    assert len(script.paths) == len(BUILD_PAUSES_S)
 
 
 def test_where_no_middle_is_left_the_error_says_so() -> None:

@@ -30,8 +30,9 @@ ANSWER_LIMIT_S: Final = 10
 BUILD_LIMIT_S: Final = 60
 """Where tor's own limit for a circuit starts, before it has learned how long they take here."""
 
-BUILD_TRIES: Final = 3
-"""Each with another middle. On the live network about one circuit in twenty fails."""
+BUILD_PAUSES_S: Final = (0.0, 0.3, 1.0)
+"""Before each try, with another middle. On the live network about one circuit in twenty fails; and a guard or a box's
+relay that just now takes none may do so a moment later."""
 
 _DRAWS: Final = 50
 """Middles looked at before giving up: even a family of half the network is never drawn so often in a row."""
@@ -112,7 +113,8 @@ class Circuits:
         Raises: BoxUnreachable if it can't be built, TorUnavailable if tor is gone.
         """
         failure = ""
-        for _ in range(BUILD_TRIES):
+        for pause_s in BUILD_PAUSES_S:
+            await asyncio.sleep(pause_s)
             path = await self._choose_path(box)
             circuit = Circuit(await self._launch(path), path)
             try:
@@ -123,7 +125,7 @@ class Circuits:
                 await self.close(circuit.id)
                 raise
             await self.close(circuit.id)
-        raise BoxUnreachable(f"no circuit to the box's relay in {BUILD_TRIES} tries: {failure}")
+        raise BoxUnreachable(f"no circuit to the box's relay in {len(BUILD_PAUSES_S)} tries: {failure}")
 
     async def close(self, circuit: str) -> None:
         """Close a circuit; one that is gone already is no error."""
