@@ -69,9 +69,9 @@ class Traces:
 
 def namespaces_in_use() -> frozenset[str]:
     found = set()
-    for link in Path("/proc").glob("[0-9]*/ns/*"):
-        with contextlib.suppress(OSError):
-            found.add(str(link.readlink()))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            found |= {str(link.readlink()) for link in (process / "ns").iterdir()}
     return frozenset(found)
 
 
