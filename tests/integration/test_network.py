@@ -27,6 +27,7 @@ PLACES = {
 MEMBERSHIP = {"dirauthority", "testingtornetwork"}
 TIMING = {
     "clientbootstrapconsensusauthoritydownloadinitialdelay",
+    "learncircuitbuildtimeout",
     "minuptimehidservdirectoryv2",
     "testingauthdirtimetolearnreachability",
     "testingbridgedownloadinitialdelay",
